@@ -1,0 +1,413 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of CSSFE: Category-Specific Selective Feature Enhancement (ICCV 2025).
+
+The paper and its released code differ in a dozen places. Each of them is a field of `CSSFEConfig`; a preset is nothing
+but a value for each of these fields (`PRESETS` below), and any field given by name wins over the preset.
+"""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+GROUPS = ("head", "medium", "tail")
+ABLATIONS = ("net0", "net1", "net2", "net3")
+
+# One row a difference between paper and released code (and "corrected", the intended meaning of both).
+PRESETS: dict[str, dict] = {
+    "paper": {
+        "feature_size": None,
+        "hidden_size": None,  # label embeddings are transferred to the width of the features
+        "attention_size": None,
+        "label_projection": "linear",
+        "label_dropout": 0.0,
+        "center_label_embeddings": False,
+        "mask_mode": "multiply_weights",
+        "map_value_projection": "per_class",
+        "enhancement_residual": False,
+        "map_gate": False,
+        "map_pooling": "mean",
+        "fusion_mode": "tokens",
+        "fusion_residual": True,
+        "fusion_final_norm": False,
+        "num_attention_heads": 8,
+        "attention_head_dim": 512,
+        "intermediate_size": 2048,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.0,
+        "classifier": "per_class_linear",
+        "asl_margin": 0.0,
+    },
+    "released": {
+        "feature_size": 2048,
+        "hidden_size": None,
+        "attention_size": None,
+        "label_projection": "mlp",
+        "label_dropout": 0.1,
+        "center_label_embeddings": False,
+        "mask_mode": "multiply_scores",
+        "map_value_projection": "none",
+        "enhancement_residual": True,
+        "map_gate": True,
+        "map_pooling": "mean",
+        "fusion_mode": "tokens",
+        "fusion_residual": False,
+        "fusion_final_norm": False,
+        "num_attention_heads": 8,
+        "attention_head_dim": 512,
+        "intermediate_size": 2048,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "classifier": "dot_product",
+        "asl_margin": 0.05,
+    },
+    "corrected": {
+        "feature_size": None,
+        # 512 instead of the features' 2048: on a thousand training images the narrower block is no worse, and it is
+        # what keeps the cost of a training step near that of the backbone.
+        "hidden_size": 512,
+        "attention_size": None,
+        "label_projection": "linear",
+        "label_dropout": 0.1,
+        # Raw CLIP text embeddings of class names all have cosines around .8 with each other; centred, they differ.
+        "center_label_embeddings": True,
+        "mask_mode": "remove",
+        "map_value_projection": "none",
+        "enhancement_residual": True,
+        "map_gate": False,
+        "map_pooling": "mean",
+        "fusion_mode": "tokens",
+        "fusion_residual": True,
+        "fusion_final_norm": False,
+        "num_attention_heads": 8,
+        "attention_head_dim": 64,
+        "intermediate_size": 2048,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "classifier": "per_class_linear",
+        "asl_margin": 0.05,
+    },
+}
+
+# Fields with a closed set of values, and what each value means.
+CHOICES: dict[str, dict[str, str]] = {
+    "label_projection": {"linear": "one linear layer", "mlp": "T -> 2 hidden -> hidden with GELU"},
+    "mask_mode": {
+        "multiply_weights": "the softmax's result times the mask: rows no longer sum to one",
+        "multiply_scores": "the scores times the mask: a masked score of 0 still weighs exp(0), nothing is blocked",
+        "remove": "masked scores are -inf before the softmax: rows sum to one and reverse flow is blocked",
+    },
+    "map_value_projection": {
+        "none": "the maps themselves",
+        "per_class": "one scale and one offset a class",
+        "spatial": "one linear map over the positions, which fixes the map size",
+    },
+    "map_pooling": {
+        "mean": "mean of features times map",
+        "relu": "the same with negative map values cut off",
+        "softmax": "the map's softmax over positions as weights",
+    },
+    "fusion_mode": {"tokens": "2C tokens [FE; LE]", "channels": "C tokens, features and embedding side by side"},
+    "classifier": {
+        "dot_product": "each output token with its own label embedding, no bias",
+        "per_class_linear": "a weight vector and a bias a class",
+    },
+}
+
+
+def assign_groups(class_counts, head_min: int = 100, tail_max: int = 20) -> list[str]:
+    """Assign every class to `"head"`, `"medium"` or `"tail"` by its number of training images.
+
+    The papers write "more than 100" for head; only "100 or more" gives their 6:6:8 (LT-VOC) and 22:33:25 (LT-COCO).
+
+    Args:
+        class_counts: Training images of each class, length C.
+        head_min: Smallest count of a head class.
+        tail_max: Counts below it are tail.
+
+    Returns:
+        C group names, in the order of the classes. Groups may be empty.
+
+    Raises:
+        ValueError: A negative count, or thresholds that overlap.
+    """
+    if not 0 < tail_max <= head_min:
+        raise ValueError(f"need 0 < tail_max <= head_min, got tail_max={tail_max} and head_min={head_min}.")
+    groups = []
+    for index, count in enumerate(class_counts):
+        if count < 0:
+            raise ValueError(f"class_counts[{index}] is {count}; a number of training images is 0 or more.")
+        groups.append("head" if count >= head_min else "tail" if count < tail_max else "medium")
+    return groups
+
+
+@strict
+class CSSFEConfig(PreTrainedConfig):
+    r"""Configuration of a CSSFE model.
+
+    Args:
+        backbone (`str`, *optional*, defaults to `"resnet50"`):
+            Name of a timm architecture with spatial features. Never triggers a download.
+        backbone_kwargs (`dict`, *optional*):
+            Further arguments of `timm.create_model`, for example `{"output_stride": 16}` or `{"drop_path_rate": 0.1}`.
+        image_size (`int` or `list[int]`, *optional*, defaults to 448):
+            Image side in pixels, or `[height, width]`.
+        num_channels (`int`, *optional*, defaults to 3):
+            Image channels.
+        image_mean, image_std (`list[float]`, *optional*):
+            Normalisation of pixel values in [0, 1]; ImageNet's by default.
+        label_names (`list[str]`, *optional*):
+            Names of the classes; sets `id2label` and `label2id`. Not a field of its own.
+        class_counts (`list[int]`, *optional*):
+            Training images of each class, all >= 1. Groups and mask come from it. Without it there is one group and
+            therefore no mask.
+        num_samples (`int`, *optional*):
+            Training images in all; some losses need it.
+        head_min, tail_max (`int`, *optional*, defaults to 100 and 20):
+            A class with `head_min` images or more is head, one with fewer than `tail_max` is tail.
+        preset (`str`, *optional*, defaults to `"corrected"`):
+            `"paper"`, `"released"` or `"corrected"`; gives every field below that is not given itself.
+        ablation (`str`, *optional*, defaults to `"net3"`):
+            `"net0"` backbone and class activation maps; `"net1"` adds label embeddings and fusion; `"net2"` adds the
+            enhancement without mask; `"net3"` is the whole.
+        label_embedding_dim (`int`, *optional*, defaults to 512):
+            Width T of the frozen label embeddings.
+        label_embedding_provenance (`dict`, *optional*):
+            Where the label embeddings came from; for the model card.
+        feature_size (`int`, *optional*):
+            Width D of the features. Where the backbone's differs, a 1x1 convolution brings it there. `None`: the
+            backbone's.
+        hidden_size (`int`, *optional*):
+            Width of label and feature tokens. `None`: D.
+        attention_size (`int`, *optional*):
+            Width d_k of queries and keys of the enhancement. `None`: `hidden_size`.
+        label_projection (`str`, *optional*): `"linear"` or `"mlp"`.
+        label_dropout (`float`, *optional*): Dropout of the transferred label embeddings.
+        center_label_embeddings (`bool`, *optional*):
+            Whether to subtract the classes' mean embedding and scale each row to length sqrt(T).
+        mask_mode (`str`, *optional*): `"multiply_weights"`, `"multiply_scores"` or `"remove"`.
+        map_value_projection (`str`, *optional*): `"none"`, `"per_class"` or `"spatial"`; the linear map V.
+        enhancement_residual (`bool`, *optional*): Whether the enhanced maps include the original ones.
+        map_gate (`bool`, *optional*): Whether `sigmoid(Linear(LE) -> H W)` gates the maps; fixes the map size.
+        map_pooling (`str`, *optional*): `"mean"`, `"relu"` or `"softmax"`.
+        fusion_mode (`str`, *optional*): `"tokens"` or `"channels"`.
+        fusion_residual (`bool`, *optional*): Whether the fusion block has residual connections.
+        fusion_final_norm (`bool`, *optional*): Whether a LayerNorm follows the fusion block.
+        num_attention_heads, attention_head_dim (`int`, *optional*): Heads of the fusion block and their width.
+        intermediate_size (`int`, *optional*): Width of the fusion block's feed-forward layer.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`): Its activation.
+        qkv_bias (`bool`, *optional*, defaults to `False`): Whether its query, key and value layers have a bias.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of its LayerNorms.
+        hidden_dropout_prob, attention_probs_dropout_prob (`float`, *optional*): Its dropouts.
+        classifier (`str`, *optional*): `"dot_product"` or `"per_class_linear"`.
+        loss (`str`, *optional*, defaults to `"asl"`):
+            Name of the training loss. `"asl"` and `"bce"` travel with the model; the others need the package.
+        loss_kwargs (`dict`, *optional*):
+            Options of the loss. For `"asl"` the preset gives the margin: none in the paper, .05 in the released code.
+        thresholds (`list[float]`, *optional*):
+            Decision threshold of each class in [0, 1], used by the image processor's post-processing.
+
+    Raises:
+        ValueError: With every problem of the configuration in one message.
+
+    Example:
+
+    ```python
+    >>> from modeling_cssfe import CSSFEConfig
+
+    >>> config = CSSFEConfig(label_names=["person", "dog", "cow"], class_counts=[775, 48, 4])
+    >>> config.groups
+    ['head', 'medium', 'tail']
+    >>> CSSFEConfig(preset="released").mask_mode
+    'multiply_scores'
+
+    ```
+    """
+
+    model_type = "cssfe"
+
+    backbone: str = "resnet50"
+    backbone_kwargs: dict | None = None
+    image_size: int | list[int] | tuple[int, int] = 448
+    num_channels: int = 3
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    problem_type: str | None = "multi_label_classification"
+    class_counts: list[int] | tuple[int, ...] | None = None
+    num_samples: int | None = None
+    head_min: int = 100
+    tail_max: int = 20
+    preset: str = "corrected"
+    ablation: str = "net3"
+    label_embedding_dim: int = 512
+    label_embedding_provenance: dict | None = None
+    feature_size: int | None = None
+    hidden_size: int | None = None
+    attention_size: int | None = None
+    label_projection: str | None = None
+    label_dropout: float | int | None = None
+    center_label_embeddings: bool | None = None
+    mask_mode: str | None = None
+    map_value_projection: str | None = None
+    enhancement_residual: bool | None = None
+    map_gate: bool | None = None
+    map_pooling: str | None = None
+    fusion_mode: str | None = None
+    fusion_residual: bool | None = None
+    fusion_final_norm: bool | None = None
+    num_attention_heads: int | None = None
+    attention_head_dim: int | None = None
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    qkv_bias: bool = False
+    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float | int | None = None
+    attention_probs_dropout_prob: float | int | None = None
+    classifier: str | None = None
+    loss: str = "asl"
+    loss_kwargs: dict | None = None
+    thresholds: list[float] | tuple[float, ...] | None = None
+
+    def __post_init__(self, label_names=None, **kwargs):
+        problems = []
+        if label_names is not None:
+            label_names = [str(name) for name in label_names]
+            given = self.id2label
+            if given is not None and [given[key] for key in sorted(given, key=int)] != label_names:
+                problems.append("label_names and id2label name different classes: give one of them")
+            self.id2label = dict(enumerate(label_names))
+        elif self.id2label is None and self.class_counts is not None:
+            kwargs.setdefault("num_labels", len(self.class_counts))
+        if self.id2label is not None:
+            self.id2label = {int(key): str(name) for key, name in self.id2label.items()}
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        if self.preset in PRESETS:
+            for field, value in PRESETS[self.preset].items():
+                if field != "asl_margin" and getattr(self, field) is None:
+                    setattr(self, field, value)
+            if self.loss == "asl" and self.loss_kwargs is None:
+                self.loss_kwargs = {"gamma_pos": 0.0, "gamma_neg": 4.0, "margin": PRESETS[self.preset]["asl_margin"]}
+        super().__post_init__(**kwargs)
+        self._raise_if(problems + self._find_problems())
+
+    @property
+    def label_names(self) -> list[str]:
+        """`list[str]`: Class names in the order of the class ids."""
+        return [self.id2label[index] for index in range(self.num_labels)]
+
+    @property
+    def groups(self) -> list[str]:
+        """`list[str]`: `"head"`, `"medium"` or `"tail"` for each class; all `"head"` without `class_counts`."""
+        if self.class_counts is None:
+            return ["head"] * self.num_labels
+        return assign_groups(self.class_counts, self.head_min, self.tail_max)
+
+    @property
+    def group_ranks(self) -> list[int]:
+        """`list[int]`: 0 for head, 1 for medium, 2 for tail: class `a` may receive from `b` if rank(b) <= rank(a)."""
+        return [GROUPS.index(group) for group in self.groups]
+
+    @property
+    def uses_fusion(self) -> bool:
+        """`bool`: Whether label embeddings and the fusion block exist (net1 and up)."""
+        return self.ablation != "net0"
+
+    @property
+    def uses_enhancement(self) -> bool:
+        """`bool`: Whether maps are enhanced (net2 and up)."""
+        return self.ablation in ("net2", "net3")
+
+    @property
+    def uses_mask(self) -> bool:
+        """`bool`: Whether the enhancement is masked by group (net3)."""
+        return self.ablation == "net3"
+
+    @property
+    def image_height_and_width(self) -> tuple[int, int]:
+        """`tuple[int, int]`: `image_size` as a pair."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        height, width = self.image_size
+        return height, width
+
+    def validate_architecture(self):
+        """Check the whole configuration; runs by itself after construction and before saving."""
+        self._raise_if(self._find_problems())
+
+    @staticmethod
+    def _raise_if(problems: list[str]):
+        if problems:
+            raise ValueError(f"CSSFEConfig has {len(problems)} problem(s): " + "; ".join(problems) + ".")
+
+    def _find_problems(self) -> list[str]:
+        return self._problems_of_choices() + self._problems_of_numbers() + self._problems_of_classes()
+
+    def _problems_of_choices(self) -> list[str]:
+        problems = []
+        if self.preset not in PRESETS:
+            problems.append(f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
+        if self.ablation not in ABLATIONS:
+            problems.append(f"unknown ablation {self.ablation!r}: choose one of {', '.join(ABLATIONS)}")
+        for field, values in CHOICES.items():
+            value = getattr(self, field)
+            # Without a known preset there is nothing to fill a field with; the preset is the problem to report.
+            if value not in values and not (value is None and self.preset not in PRESETS):
+                problems.append(f"unknown {field} {value!r}: choose one of {', '.join(values)}")
+        if self.problem_type != "multi_label_classification":
+            problems.append(f"problem_type is {self.problem_type!r}: only 'multi_label_classification' exists here")
+        return problems
+
+    def _problems_of_numbers(self) -> list[str]:
+        problems = []
+        sizes = self.image_size if isinstance(self.image_size, list | tuple) else [self.image_size]
+        if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
+            problems.append(f"image_size is {self.image_size!r}: give a number of pixels or [height, width]")
+        positive = ("num_channels", "label_embedding_dim", "feature_size", "hidden_size", "attention_size")
+        positive += ("num_attention_heads", "attention_head_dim", "intermediate_size", "num_samples")
+        for field in positive:
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                problems.append(f"{field} is {value}: give a number >= 1")
+        for field in ("label_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
+            value = getattr(self, field)
+            if value is not None and not 0 <= value < 1:
+                problems.append(f"{field} is {value}: give a number in [0, 1)")
+        for field in ("image_mean", "image_std"):
+            if len(getattr(self, field)) != self.num_channels:
+                problems.append(f"{field} has {len(getattr(self, field))} values for {self.num_channels} channels")
+        if any(std <= 0 for std in self.image_std):
+            problems.append(f"image_std is {self.image_std}: every value must be > 0")
+        if not 0 < self.tail_max <= self.head_min:
+            problems.append(f"need 0 < tail_max <= head_min, got tail_max={self.tail_max}, head_min={self.head_min}")
+        return problems
+
+    def _problems_of_classes(self) -> list[str]:
+        problems = []
+        if sorted(self.id2label) != list(range(self.num_labels)):
+            return [f"id2label has the ids {sorted(self.id2label)}: number the classes 0 to {self.num_labels - 1}"]
+        names = list(self.id2label.values())
+        repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if repeated:
+            problems.append(f"label name(s) {', '.join(map(repr, repeated))} given twice: names must differ")
+        if self.class_counts is not None:
+            if len(self.class_counts) != self.num_labels:
+                problems.append(
+                    f"class_counts has {len(self.class_counts)} entries for {self.num_labels} classes: give one a class"
+                )
+            else:
+                for index, count in enumerate(self.class_counts):
+                    if count < 1:
+                        problems.append(
+                            f"class_counts[{index}] ({self.id2label[index]!r}) is {count}: a class without a training "
+                            "image cannot be learned; drop it from the label names or add images"
+                        )
+        if self.thresholds is not None:
+            if len(self.thresholds) != self.num_labels:
+                problems.append(
+                    f"thresholds has {len(self.thresholds)} entries for {self.num_labels} classes: give one a class"
+                )
+            elif not all(0 <= threshold <= 1 for threshold in self.thresholds):
+                problems.append(f"thresholds {list(self.thresholds)} must all lie in [0, 1]")
+        return problems
+
+
+__all__ = ["ABLATIONS", "GROUPS", "PRESETS", "CSSFEConfig", "assign_groups"]
