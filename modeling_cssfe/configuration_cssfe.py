@@ -265,7 +265,7 @@ class CSSFEConfig(PreTrainedConfig):
     classifier: str | None = None
     loss: str = "asl"
     loss_kwargs: dict | None = None
-    thresholds: list[float] | tuple[float, ...] | None = None
+    thresholds: list[float | int] | tuple[float | int, ...] | None = None
 
     def __post_init__(self, label_names=None, **kwargs):
         problems = []

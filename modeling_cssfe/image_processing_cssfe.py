@@ -1,0 +1,68 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""Image processor of CSSFE: resize to the model's size, rescale, normalise; and scores to labels."""
+
+import torch
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+
+
+class CSSFEImageProcessor(TorchvisionBackend):
+    r"""Prepares images for CSSFE and turns its logits into labels.
+
+    Images are resized to `size` without keeping their aspect ratio, as in the field's benchmarks: cropping would cut
+    labels off. Defaults: 448 x 448 px, bilinear with antialiasing, ImageNet mean and standard deviation.
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 448, "width": 448}  # noqa: RUF012
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+
+    @classmethod
+    def from_model_config(cls, config) -> "CSSFEImageProcessor":
+        """The processor that fits a `CSSFEConfig`: its image size, mean and standard deviation."""
+        height, width = config.image_height_and_width
+        return cls(
+            size={"height": height, "width": width},
+            image_mean=list(config.image_mean),
+            image_std=list(config.image_std),
+        )
+
+    def post_process_multi_label_classification(
+        self, outputs, thresholds=None, label_names: list[str] | None = None
+    ) -> list[list[dict]]:
+        """Turn logits into the labels that each image carries.
+
+        Args:
+            outputs: The model's output, or its `(batch, classes)` logits.
+            thresholds: One probability, or one for each class (`config.thresholds`); .5 where `None`.
+            label_names: Class names (`config.label_names`); class ids where `None`.
+
+        Returns:
+            For each image a list of `{"label", "score"}`, highest score first; empty where no score reaches its
+            threshold. Scores are probabilities of the sigmoid.
+
+        Raises:
+            ValueError: `thresholds` or `label_names` have another length than there are classes.
+        """
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
+        scores = logits.detach().float().sigmoid().cpu()
+        limits = torch.as_tensor(0.5 if thresholds is None else thresholds, dtype=scores.dtype)
+        for name, values in (("thresholds", limits if limits.ndim else None), ("label_names", label_names)):
+            if values is not None and len(values) != scores.shape[1]:
+                raise ValueError(f"{name} has {len(values)} entries for {scores.shape[1]} classes: give one a class.")
+        results = []
+        for row, kept in zip(scores, scores >= limits, strict=True):
+            labels = [
+                {"label": index if label_names is None else label_names[index], "score": row[index].item()}
+                for index in kept.nonzero().flatten().tolist()
+            ]
+            results.append(sorted(labels, key=lambda entry: -entry["score"]))
+        return results
+
+
+__all__ = ["CSSFEImageProcessor"]
