@@ -110,7 +110,7 @@ class CSSFELabelEncoder(nn.Module):
         width = config.label_embedding_dim
         self.center = config.center_label_embeddings
         if config.label_projection == "linear":
-            self.projection = nn.Linear(width, hidden_size)
+            self.projection: nn.Module = nn.Linear(width, hidden_size)
         else:
             self.projection = nn.Sequential(
                 nn.Linear(width, 2 * hidden_size),
