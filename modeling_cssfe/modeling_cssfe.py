@@ -125,8 +125,8 @@ class CSSFELabelEncoder(nn.Module):
             if label_embeddings.shape[0] > 1:  # a single class would be centred to nothing
                 label_embeddings = label_embeddings - label_embeddings.mean(dim=0, keepdim=True)
             label_embeddings = F.normalize(label_embeddings, dim=-1) * math.sqrt(label_embeddings.shape[-1])
-        first = self.projection if isinstance(self.projection, nn.Linear) else self.projection[0]
-        return self.dropout(self.projection(label_embeddings.to(first.weight.dtype)))
+        dtype = next(self.projection.parameters()).dtype  # the embeddings stay fp32 in a half-precision model
+        return self.dropout(self.projection(label_embeddings.to(dtype)))
 
 
 class CSSFEMapEnhancement(nn.Module):
