@@ -12,6 +12,7 @@ from .long_tail import long_tail_map
 from .ranking import auroc, coverage_error, ranking_loss
 from .threshold_metrics import decide, f1_scores, precision_recall_scores
 
+
 __all__ = [
     "LongTailMeanAveragePrecision",
     "auroc",

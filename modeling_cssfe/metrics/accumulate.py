@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..configuration_cssfe import assign_groups
 from .average_precision import AVERAGE_PRECISION_METHODS
 from .calibration import DEFAULT_BINS
 from .inputs import check_choice, check_label_names, check_positive_integer, check_scored_labels
-from .long_tail import check_class_counts, long_tail_map
+from .long_tail import check_groups, long_tail_map
 from .threshold_metrics import DEFAULT_THRESHOLD, check_decision
 
 
@@ -64,8 +63,7 @@ class LongTailMeanAveragePrecision:
         num_workers: int | None = 1,
     ):
         self.num_classes = int(np.size(class_counts))
-        self._class_counts = check_class_counts(class_counts, self.num_classes)
-        assign_groups(self._class_counts, head_min, tail_max)
+        self._class_counts, _ = check_groups(class_counts, self.num_classes, head_min, tail_max)
         check_label_names(label_names, self.num_classes)
         check_decision(threshold, top_k, self.num_classes)
         check_choice("average_precision_method", average_precision_method, AVERAGE_PRECISION_METHODS)

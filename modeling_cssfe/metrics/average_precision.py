@@ -17,6 +17,7 @@ import numpy as np
 
 from .inputs import check_choice, check_scored_labels
 
+
 AVERAGE_PRECISION_METHODS = ("area", "11-point")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from .inputs import ScoredLabels, check_positive_integer, check_scored_labels
 
+
 DEFAULT_BINS = 15
 
 

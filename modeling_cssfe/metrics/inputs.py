@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+
 Result = TypeVar("Result")
 Piece = TypeVar("Piece")
 

@@ -100,8 +100,7 @@ def long_tail_map(
     check_choice("average_precision_method", average_precision_method, AVERAGE_PRECISION_METHODS)
     check_positive_integer("num_bins", num_bins)
     data = check_scored_labels(scores, references, label_names)
-    counts = check_class_counts(class_counts, data.num_classes)
-    groups = assign_groups(counts, head_min, tail_max)
+    counts, groups = check_groups(class_counts, data.num_classes, head_min, tail_max)
     thresholds, top_k = check_decision(threshold, top_k, data.num_classes)
 
     decisions = count_decisions(data, threshold, top_k, num_workers)
@@ -145,12 +144,21 @@ def long_tail_map(
     }
 
 
-def check_class_counts(class_counts: Any, num_classes: int) -> list[int]:
-    """Return the counts as a list of `num_classes` ints.
+def check_groups(class_counts: Any, num_classes: int, head_min: int, tail_max: int) -> tuple[list[int], list[str]]:
+    """Check the training counts and the bounds, and group the classes.
+
+    Args:
+        class_counts: Training images of each class, any sequence of whole numbers.
+        num_classes: C, the length that the counts must have.
+        head_min: Smallest count of a head class.
+        tail_max: Counts below it are tail.
+
+    Returns:
+        The counts as ints, and the group of each class.
 
     Raises:
-        ValueError: The length differs, or a count is no whole number of 0 or more.
-        TypeError: The counts are no sequence of numbers.
+        ValueError: The length differs, a count is no whole number of 0 or more, or the bounds overlap.
+        TypeError: The counts are no sequence of numbers, or a bound is no whole number.
     """
     try:
         values = np.asarray(class_counts, dtype=np.float64)
@@ -164,7 +172,9 @@ def check_class_counts(class_counts: Any, num_classes: int) -> list[int]:
     for index, value in enumerate(values.tolist()):
         if not (value >= 0 and value.is_integer()):
             raise ValueError(f"class_counts[{index}] is {value:g}; expected a whole number of 0 or more.")
-    return [int(value) for value in values]
+    counts = [int(value) for value in values]
+    bounds = check_positive_integer("head_min", head_min), check_positive_integer("tail_max", tail_max)
+    return counts, assign_groups(counts, *bounds)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .inputs import ScoredLabels, check_positive_integer, check_scored_labels, mean_or_none
 
+
 DEFAULT_THRESHOLD = 0.5
 
 

@@ -6,6 +6,7 @@ import evaluate
 
 from modeling_cssfe.metrics import long_tail_map
 
+
 _DESCRIPTION = """\
 Mean average precision of a multi-label classifier over all classes and over the head, medium and tail classes of a
 long-tailed training set, with F1, precision, recall, AUROC, ranking and calibration figures.
