@@ -1,0 +1,37 @@
+# Every target does its own set-up: Python 3.10 or newer and the package index are all it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= quickstart
+export HF_HUB_DISABLE_TELEMETRY = 1
+export HF_HUB_DISABLE_PROGRESS_BARS = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help install quickstart test style
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+install: $(BIN)/.installed ## Make .venv with the package and its test tools
+
+quickstart: $(BIN)/.installed ## Train Net-0 and CSSFE on LT-Digits, compare them, predict and explain (minutes on 2 cores)
+	$(BIN)/cssfe train --recipe lt_digits_net0 --output_dir $(OUT)/net0
+	$(BIN)/cssfe train --recipe lt_digits --output_dir $(OUT)/cssfe
+	$(BIN)/python data_scripts/export_image.py lt_digits --split test --index 0 --output $(OUT)/scene.png
+	$(BIN)/cssfe predict $(OUT)/cssfe $(OUT)/scene.png
+	$(BIN)/cssfe explain $(OUT)/cssfe $(OUT)/scene.png --output $(OUT)/explanation.png
+	$(BIN)/cssfe evaluate $(OUT)/net0 $(OUT)/cssfe --data lt_digits --split test
+
+style: $(BIN)/.installed ## Check formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(BIN)/.installed style ## Check style, then run all tests
+	$(BIN)/python -m pytest

@@ -1,0 +1,71 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""What a run ran on, and which precision the machine computes in."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from ..version import __version__
+
+
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy")
+
+
+def describe_environment() -> dict[str, str | int | None]:
+    """Versions, processor and accelerator of this process, as plain values for JSON and CSV."""
+    environment: dict[str, str | int | None] = {
+        "cssfe": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": _git_commit(),
+    }
+    for package in PACKAGES:
+        try:
+            environment[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            environment[package] = None
+    return environment
+
+
+def computes_in_bf16(device: torch.device | str) -> bool:
+    """Whether bf16 matrix products run in hardware on the device, rather than being emulated."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.device(device).type == "cpu" and sys.platform.startswith("linux"):
+        flags = Path("/proc/cpuinfo").read_text(errors="ignore") if Path("/proc/cpuinfo").is_file() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def _processor() -> str:
+    if Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text(errors="ignore").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this file lies in, with `-dirty` when it has changes; `None` outside of one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        if subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=folder, capture_output=True).returncode:
+            return None
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=folder, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return described.stdout.strip() or None
+
+
+__all__ = ["computes_in_bf16", "describe_environment"]

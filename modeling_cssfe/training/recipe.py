@@ -1,0 +1,236 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""Recipes: everything that defines a training run, in one YAML file.
+
+A recipe is a flat `Recipe`; `load_recipe` reads a YAML file or a shipped name, applies `key=value` overrides, and
+reports an unknown key or a value of the wrong type in one line.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..configuration_cssfe import ABLATIONS, PRESETS
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("one_cycle", "cosine", "constant")
+MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
+
+
+@dataclass
+class Recipe:
+    """One training run.
+
+    Args:
+        data: What `modeling_cssfe.data.load_images` accepts: `lt_digits`, a folder or file, a `datasets` name.
+        train_split: Split to train on.
+        validation_split: Split that chooses the best epoch. Never the test split.
+        test_split: Split that is judged once, at the end, by the best epoch's weights; left out where it is absent.
+        skip_unreadable_images: Leave unreadable images out (counted and named) instead of stopping.
+        preset: `paper`, `released` or `corrected`.
+        ablation: `net0` to `net3`.
+        model: Further fields of `CSSFEConfig`, for example `{hidden_size: 256}`.
+        backbone: timm architecture.
+        backbone_kwargs: Further arguments of `timm.create_model`.
+        backbone_weights: `true` (timm's, from the Hub), a local `.safetensors` file, or `false`.
+        label_embeddings: CLIP model by name or folder, `.safetensors` file, or `random`.
+        image_size: Image side in pixels.
+        loss: Name of a loss, see `cssfe losses`.
+        loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).
+        sampler: Name of a sampler.
+        sampler_kwargs: Its options.
+        augmentation: `auto`, `rand`, `trivial` or `none`.
+        crop_scale: Smallest and largest area of a random crop, as fractions.
+        horizontal_flip: Probability of a horizontal flip.
+        random_erasing: Probability of erasing a rectangle.
+        epochs: Passes over the sampler's order.
+        batch_size: Images a step and process.
+        gradient_accumulation_steps: Steps summed into one update.
+        optimizer: `adam`, `adamw` or `sgd` (momentum .9).
+        learning_rate: Peak learning rate of the head.
+        backbone_learning_rate: Peak learning rate of the backbone; `null` for the head's.
+        weight_decay: Weight decay of matrices and kernels; biases and norms have none.
+        schedule: `one_cycle`, `cosine` or `constant`, the first two with warm-up.
+        warmup_fraction: Share of all updates in which the learning rate rises.
+        max_grad_norm: Gradients are scaled down to this norm; `null` for none.
+        ema_decay: Decay of the exponential moving average of the weights, which is then what is evaluated and saved;
+            `null` for none. It is reached gradually, so that short runs are not held back by their first weights.
+        mixed_precision: `auto` (bf16 where the machine computes in it, otherwise none), `no`, `bf16` or `fp16`.
+        freeze_backbone: Train the head alone; the backbone stays in evaluation mode.
+        freeze_batch_norm: Keep the backbone's BatchNorm statistics as loaded.
+        channels_last: Memory format of images and convolutions.
+        compile: Compile the model with `torch.compile`.
+        num_workers: Loader processes; `null` chooses by the number of cores.
+        evaluate_every: Epochs between validations; the last epoch is always validated.
+        seed: Seed of everything random.
+    """
+
+    data: str = "lt_digits"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    test_split: str = "test"
+    skip_unreadable_images: bool = False
+    preset: str = "corrected"
+    ablation: str = "net3"
+    model: dict[str, Any] = field(default_factory=dict)
+    backbone: str = "resnet50"
+    backbone_kwargs: dict[str, Any] = field(default_factory=dict)
+    backbone_weights: Any = True
+    label_embeddings: str = "openai/clip-vit-base-patch32"
+    image_size: int = 448
+    loss: str = "asl"
+    loss_kwargs: dict[str, Any] | None = None
+    sampler: str = "uniform"
+    sampler_kwargs: dict[str, Any] = field(default_factory=dict)
+    augmentation: str = "auto"
+    crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])
+    horizontal_flip: float = 0.5
+    random_erasing: float = 0.0
+    epochs: int = 40
+    batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-4
+    backbone_learning_rate: float | None = None
+    weight_decay: float = 1e-4
+    schedule: str = "one_cycle"
+    warmup_fraction: float = 0.1
+    max_grad_norm: float | None = 1.0
+    ema_decay: float | None = 0.998
+    mixed_precision: str = "auto"
+    freeze_backbone: bool = False
+    freeze_batch_norm: bool = False
+    channels_last: bool = True
+    compile: bool = False
+    num_workers: int | None = None
+    evaluate_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        problems = _problems(self)
+        if problems:
+            raise ValueError("the recipe has " + f"{len(problems)} problem(s): " + "; ".join(problems) + ".")
+
+
+def _problems(recipe: Recipe) -> list[str]:
+    problems = []
+    for name, choices in (
+        ("preset", tuple(PRESETS)),
+        ("ablation", ABLATIONS),
+        ("optimizer", OPTIMIZERS),
+        ("schedule", SCHEDULES),
+        ("mixed_precision", MIXED_PRECISIONS),
+    ):
+        value = getattr(recipe, name)
+        if value not in choices:
+            problems.append(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
+    for name in ("image_size", "epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every"):
+        if getattr(recipe, name) < 1:
+            problems.append(f"{name} is {getattr(recipe, name)}: give a number >= 1")
+    for name in ("learning_rate", "backbone_learning_rate", "max_grad_norm"):
+        value = getattr(recipe, name)
+        if value is not None and not value > 0:
+            problems.append(f"{name} is {value}: give a number > 0")
+    for name in ("horizontal_flip", "random_erasing"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            problems.append(f"{name} is {getattr(recipe, name)}: give a probability in [0, 1]")
+    if not 0 <= recipe.warmup_fraction < 1:
+        problems.append(f"warmup_fraction is {recipe.warmup_fraction}: give a number in [0, 1)")
+    if recipe.ema_decay is not None and not 0 < recipe.ema_decay < 1:
+        problems.append(f"ema_decay is {recipe.ema_decay}: give a number in (0, 1) or null")
+    if recipe.weight_decay < 0:
+        problems.append(f"weight_decay is {recipe.weight_decay}: give a number >= 0")
+    if recipe.num_workers is not None and recipe.num_workers < 0:
+        problems.append(f"num_workers is {recipe.num_workers}: give a number >= 0 or null")
+    if len(recipe.crop_scale) != 2 or not 0 < recipe.crop_scale[0] <= recipe.crop_scale[1] <= 1:
+        problems.append(f"crop_scale is {list(recipe.crop_scale)}: give two fractions, smallest first")
+    if not isinstance(recipe.backbone_weights, bool | str):
+        problems.append(f"backbone_weights is {recipe.backbone_weights!r}: give true, false or a .safetensors file")
+    if recipe.validation_split == recipe.test_split:
+        problems.append(f"validation_split and test_split are both {recipe.test_split!r}: choose on another split")
+    return problems
+
+
+def recipe_folders() -> list[Path]:
+    """Where shipped recipes may lie: inside an installed package, or in a checkout's `train/recipes`."""
+    package = Path(__file__).resolve().parent
+    return [folder for folder in (package / "recipes", package.parents[1] / "train" / "recipes") if folder.is_dir()]
+
+
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted({file.stem for folder in recipe_folders() for file in folder.glob("*.yaml")})
+
+
+def find_recipe(name_or_file: str) -> Path:
+    """Path of a recipe given by file or by shipped name.
+
+    Raises:
+        ValueError: Neither a file nor a shipped name; the nearest name is suggested.
+    """
+    if Path(name_or_file).suffix in (".yaml", ".yml"):
+        if Path(name_or_file).is_file():
+            return Path(name_or_file)
+        raise ValueError(f"no recipe file {name_or_file!r}; give an existing YAML file or one of {_names()}.")
+    for folder in recipe_folders():
+        if (folder / f"{name_or_file}.yaml").is_file():
+            return folder / f"{name_or_file}.yaml"
+    near = difflib.get_close_matches(name_or_file, list_recipes(), n=1)
+    mend = f"did you mean {near[0]!r}?" if near else f"give a YAML file or one of {_names()}."
+    raise ValueError(f"unknown recipe {name_or_file!r}; {mend}")
+
+
+def _names() -> str:
+    return ", ".join(list_recipes())
+
+
+def load_recipe(
+    name_or_file: str | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        name_or_file: Shipped name or YAML file; `None` starts from the defaults.
+        overrides: `["key=value", "model.hidden_size=256"]`, values read as YAML; these win over the file.
+        values: Keys with values taken as they are; these win over everything.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        ValueError: Unknown key (the nearest is suggested), wrong type, or value out of range.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"cannot read {override!r}; write key=value.")
+    try:
+        layers = [OmegaConf.structured(Recipe)]
+        if name_or_file is not None:
+            file = find_recipe(name_or_file)
+            loaded = OmegaConf.load(file)
+            if not isinstance(loaded, DictConfig):
+                raise ValueError(f"recipe {str(file)!r} is no mapping; write one `key: value` a line.")
+            _check_keys(loaded, f"recipe {file.name}")
+            layers.append(loaded)
+        for given in (OmegaConf.from_dotlist(list(overrides)), OmegaConf.create(dict(values or {}))):
+            _check_keys(given, "the overrides")
+            layers.append(given)
+        return Recipe(**OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the recipe: {' '.join(str(error).split())}") from error
+
+
+def _check_keys(loaded, where: str) -> None:
+    known = [item.name for item in dataclasses.fields(Recipe)]
+    for key in loaded:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            mend = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+            raise ValueError(f"unknown key {key!r} in {where}; {mend}")

@@ -1,0 +1,122 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""The folder of a run, in which nothing is ever half-written.
+
+Files are written under a temporary name in the same folder and renamed when they are whole, so a full disk or an
+interruption leaves either the old file or the new one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class SavingError(RuntimeError):
+    """Something could not be written; what was there before is still there."""
+
+
+class RunFolder:
+    """A run's output folder.
+
+    Args:
+        path: Folder that does not exist yet or is empty.
+
+    Raises:
+        ValueError: The path is a file, or the folder holds something.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"output_dir {os.fspath(path)!r} is a file; choose another folder.")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            what = "another run" if (self.path / "log.jsonl").exists() else "other files"
+            raise ValueError(f"output_dir {os.fspath(path)!r} holds {what}; choose another folder or empty it first.")
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            SavingError: The folder cannot be made.
+        """
+        with _named_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def append_log(self, entry: dict[str, Any]) -> None:
+        """Append one line of JSON to `log.jsonl`."""
+        with _named_errors(self.path / "log.jsonl"), open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole or not at all."""
+        write_whole(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def save_files(self, save: Callable[[Path], Any], subfolder: str = ".") -> None:
+        """Let `save` fill a temporary folder, then move its files into the run's folder.
+
+        Args:
+            save: Called with an empty folder, for example a model's `save_pretrained`.
+            subfolder: Where the files go, below the run's folder.
+
+        Raises:
+            SavingError: A file could not be written; the run's folder is as it was.
+        """
+        target = self.path / subfolder
+        with _named_errors(target):
+            target.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=self.path))
+            try:
+                save(temporary)
+                for file in sorted(temporary.iterdir()):
+                    os.replace(file, target / file.name)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file under a temporary name beside `path`, then rename it.
+
+    Args:
+        path: The file wanted; its folder is made if needed.
+        write: Called with the temporary path, which keeps the file's ending.
+
+    Raises:
+        SavingError: The file could not be written; an older one is still whole.
+    """
+    with _named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".saving-{os.getpid()}-{path.name}")
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path):
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _saving_error(path, error) from error
+    except Exception as error:
+        # safetensors reports a full disk with an error type of its own
+        if type(error).__name__ == "SafetensorError":
+            raise _saving_error(path, error) from error
+        raise
+
+
+def _saving_error(path: Path, error: Exception) -> SavingError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return SavingError(f"cannot save {os.fspath(path)!r}: {reason}; free space or choose another folder.")
+
+
+__all__ = ["RunFolder", "SavingError", "write_whole"]
