@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = _Parser(prog="cssfe", description=DESCRIPTION)
     parser.add_argument("--version", action="store_true", help="print the version and leave")
@@ -238,12 +238,12 @@ def _data(options: argparse.Namespace) -> None:
 def _losses(options: argparse.Namespace) -> None:
     from rich.table import Table
 
-    from .losses import describe_losses
+    from .losses import get_loss_entry, list_losses
     from .training.report import show
 
     table = Table("loss", "what it does", "sampler")
-    for entry in describe_losses():
-        table.add_row(entry.name, entry.description, entry.recommended_sampler)
+    for entry in map(get_loss_entry, list_losses()):
+        table.add_row(entry.name, entry.description, entry.sampler)
     show(table)
 
 

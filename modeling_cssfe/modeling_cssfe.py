@@ -12,7 +12,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .backbone_cssfe import CSSFEBackbone, find_pretrained_file, load_backbone_weights
-from .configuration_cssfe import CSSFEConfig
+from .configuration_cssfe import GROUPS, CSSFEConfig
 from .image_processing_cssfe import CSSFEImageProcessor
 from .loss_cssfe import AsymmetricLoss, BinaryCrossEntropyLoss
 
@@ -101,8 +101,10 @@ class CSSFEImageClassifierOutput(ModelOutput):
 class CSSFELabelEncoder(nn.Module):
     """Transfers frozen label embeddings `(C, T)` to label tokens LE `(C, h)`.
 
-    With `center_label_embeddings` the classes' mean is taken off and each row scaled to length sqrt(T), so that its
-    entries are of size one whatever the encoder's scale was.
+    With `center_label_embeddings` a mean over classes is taken off and each row scaled to length sqrt(T), so that its
+    entries are of size one whatever the encoder's scale was. The mean for a class is that of the classes no rarer than
+    its group: a mean over all of them would carry the rarer classes' embeddings to the more frequent ones, around the
+    mask of the enhancement.
     """
 
     def __init__(self, config: CSSFEConfig, hidden_size: int):
@@ -120,13 +122,22 @@ class CSSFELabelEncoder(nn.Module):
             )
         self.dropout = nn.Dropout(config.label_dropout)
 
-    def forward(self, label_embeddings: torch.Tensor) -> torch.Tensor:
+    def forward(self, label_embeddings: torch.Tensor, group_ranks: torch.Tensor) -> torch.Tensor:
+        """Transfer `(C, T)` embeddings of classes with `(C,)` ranks, 0 head to 2 tail, to `(C, h)`."""
         if self.center:
-            if label_embeddings.shape[0] > 1:  # a single class would be centred to nothing
-                label_embeddings = label_embeddings - label_embeddings.mean(dim=0, keepdim=True)
-            label_embeddings = F.normalize(label_embeddings, dim=-1) * math.sqrt(label_embeddings.shape[-1])
+            means = torch.stack([self._mean(label_embeddings, group_ranks <= rank) for rank in range(len(GROUPS))])
+            label_embeddings = F.normalize(label_embeddings - means[group_ranks], dim=-1)
+            label_embeddings = label_embeddings * math.sqrt(label_embeddings.shape[-1])
         dtype = next(self.projection.parameters()).dtype  # the embeddings stay fp32 in a half-precision model
         return self.dropout(self.projection(label_embeddings.to(dtype)))
+
+    @staticmethod
+    def _mean(label_embeddings: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Mean of the chosen rows; 0 for fewer than two, as a class that is alone would be centred to nothing."""
+        # A product with the mask, as a matrix product would round to half precision under autocast.
+        total = (label_embeddings * chosen[:, None]).sum(dim=0)
+        count = chosen.sum()
+        return torch.where(count > 1, total / count.clamp(min=1), 0)
 
 
 class CSSFEMapEnhancement(nn.Module):
@@ -581,7 +592,7 @@ class CSSFEModel(CSSFEPreTrainedModel):
         return self._label_cache[1]
 
     def _compute_label_side(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        label_tokens = self.label_encoder(self.label_embeddings)
+        label_tokens = self.label_encoder(self.label_embeddings, self.group_ranks)
         if not self.config.uses_enhancement or label_tokens.shape[0] > ENHANCEMENT_ROWS:
             return label_tokens, None
         return label_tokens, self.enhancement.class_attention(label_tokens, self.group_ranks)
@@ -667,7 +678,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             ValueError: Unknown field, wrong shapes, or anything that does not fit; one line says what.
             FileNotFoundError: A file is missing.
         """
-        known = set(CSSFEConfig.default_config_fields()) | {"num_labels", "attn_implementation"}
+        known = {field.name for field in fields(CSSFEConfig)} | {"num_labels", "attn_implementation"}
         unknown = sorted(set(config_overrides) - known)
         if unknown:
             raise ValueError(_name_unknown("config field", unknown[0], sorted(known)))

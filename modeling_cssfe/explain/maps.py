@@ -4,6 +4,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,8 +71,8 @@ def compute_label_maps(
         indices = [find_label(label, names) for label in labels]
     size = (image.height, image.width)
     before = _resize(output.class_activation_maps[:, indices], size)
-    after = None if output.enhanced_activation_maps is None else _resize(
-        output.enhanced_activation_maps[:, indices], size
+    after = (
+        None if output.enhanced_activation_maps is None else _resize(output.enhanced_activation_maps[:, indices], size)
     )
     return [
         LabelMaps(
@@ -120,6 +121,7 @@ def draw_label_maps(image: "Image.Image", maps: Sequence[LabelMaps], path: str |
         SavingError: The file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     from ..training.run_folder import write_whole
@@ -145,18 +147,11 @@ def draw_label_maps(image: "Image.Image", maps: Sequence[LabelMaps], path: str |
             # The weaker a map's value, the more of the photograph shows through.
             alpha = np.clip(values / top, 0, 1) * 0.75
             drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=top, alpha=alpha)
-            drawn_bar = figure.colorbar(drawn, ax=axis, fraction=0.046 * shape, pad=0.02)
-            drawn_bar.solids.set_alpha(1)
+            figure.colorbar(ScalarMappable(drawn.norm, drawn.cmap), ax=axis, fraction=0.046 * shape, pad=0.02)
             axis.set_title(title)
         for axis in row:
             axis.set_axis_off()
-    write_whole(_as_path(path), lambda temporary: figure.savefig(temporary, dpi=110))
-
-
-def _as_path(path):
-    from pathlib import Path
-
-    return Path(path)
+    write_whole(Path(path), lambda temporary: figure.savefig(temporary, dpi=110))
 
 
 __all__ = ["LabelMaps", "compute_label_maps", "draw_label_maps", "find_label"]

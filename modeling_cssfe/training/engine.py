@@ -10,10 +10,10 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data import (
-    ImageDataset,
+    EvaluationTransform,
     build_data_loader,
     build_train_transform,
     class_statistics,
@@ -34,8 +34,8 @@ from ..data import (
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..metrics import long_tail_map
 from ..modeling_cssfe import CSSFEForImageClassification
-from .environment import computes_in_bf16, describe_environment
-from .evaluation import EvaluationTransform, align_labels, compute_scores
+from .environment import build_accelerator, describe_environment
+from .evaluation import align_labels, compute_scores
 from .optimization import build_optimizer, build_schedule
 from .recipe import Recipe
 from .report import class_table, group_table, show
@@ -80,7 +80,13 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
     """
     start = time.perf_counter()
     folder = RunFolder(output_dir)
-    accelerator = _build_accelerator(recipe)
+    accelerator = build_accelerator(
+        recipe.mixed_precision,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        # The schedule is stepped once an update, whatever the number of processes.
+        step_scheduler_with_optimizer=False,
+    )
     set_seed(recipe.seed)
     data = _load_data(recipe, show_progress=accelerator.is_main_process and not quiet)
     model = _build_model(recipe, data)
@@ -112,22 +118,6 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
             _show_results(results)
     accelerator.end_training()
     return results
-
-
-def _build_accelerator(recipe: Recipe) -> Accelerator:
-    precision = recipe.mixed_precision
-    device = Accelerator().device
-    if precision == "auto":
-        precision = "bf16" if computes_in_bf16(device) else "no"
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError("mixed_precision 'fp16' needs a GPU; choose bf16, auto or no on a CPU.")
-    return Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        # The schedule is stepped once an update, whatever the number of processes.
-        step_scheduler_with_optimizer=False,
-    )
 
 
 def _load_data(recipe: Recipe, show_progress: bool) -> _Data:
@@ -202,7 +192,8 @@ def _build_loaders(recipe: Recipe, processor, data: _Data) -> dict[str, DataLoad
         workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else min(2, (os.cpu_count() or 1) - 1)
     loaders = {
         recipe.train_split: build_data_loader(
-            ImageDataset(train_data, transform, seed=recipe.seed),
+            train_data,
+            transform,
             batch_size=recipe.batch_size,
             shuffle=sampler is None,
             sampler=sampler,
@@ -215,7 +206,8 @@ def _build_loaders(recipe: Recipe, processor, data: _Data) -> dict[str, DataLoad
     for name in data.splits:
         if name != recipe.train_split:
             loaders[name] = build_data_loader(
-                ImageDataset(data.splits[name], EvaluationTransform(processor)),
+                data.splits[name],
+                EvaluationTransform(processor),
                 batch_size=2 * recipe.batch_size,
                 num_workers=workers,
             )
@@ -236,10 +228,12 @@ def _fit(recipe, model, processor, data, folder, accelerator, quiet) -> dict[str
     schedule = build_schedule(optimizer, recipe, recipe.epochs * updates_per_epoch)
     if recipe.compile:
         model.compile()
+    train_sampler = loaders[recipe.train_split].sampler
     prepared, optimizer, *prepared_loaders = accelerator.prepare(model, optimizer, *loaders.values())
     loaders = dict(zip(loaders, prepared_loaders, strict=True))
     best: dict[str, Any] = {"epoch": None, "score": -1.0, "validation": None, "state": None, "test": None}
     for epoch in range(1, recipe.epochs + 1):
+        _tell_epoch(epoch - 1, loaders[recipe.train_split], train_sampler, model.criterion)
         entry = _train_epoch(
             recipe, epoch, prepared, average, loaders[recipe.train_split], optimizer, schedule, accelerator, quiet
         )
@@ -253,23 +247,19 @@ def _fit(recipe, model, processor, data, folder, accelerator, quiet) -> dict[str
                 state = {key: value.detach().cpu().clone() for key, value in state.items()}
                 best.update(epoch=epoch, score=score, validation=result, state=state)
                 if accelerator.is_main_process:
-                    weights = state
-                    folder.save_files(lambda path: model.save_pretrained(path, state_dict=weights), "checkpoints/best")
+                    folder.save_files(partial(model.save_pretrained, state_dict=state), "checkpoints/best")
         if accelerator.is_main_process:
             folder.append_log(entry)
             if not quiet:
                 tqdm.write(_epoch_line(entry, recipe.epochs))
     model.load_state_dict(best["state"])
     if recipe.test_split in loaders:
-        best["test"] = _judge(
-            prepared, loaders[recipe.test_split], data, recipe.test_split, model, accelerator
-        )
+        best["test"] = _judge(prepared, loaders[recipe.test_split], data, recipe.test_split, model, accelerator)
     return best
 
 
 def _train_epoch(recipe, epoch, model, average, loader, optimizer, schedule, accelerator, quiet) -> dict[str, Any]:
     _set_train_mode(accelerator.unwrap_model(model), recipe)
-    _tell_epoch(loader, accelerator.unwrap_model(model), epoch - 1)
     started, images = time.perf_counter(), 0
     total = torch.zeros((), device=accelerator.device)
     steps = 0
@@ -318,7 +308,7 @@ def _train_epoch(recipe, epoch, model, average, loader, optimizer, schedule, acc
     }
 
 
-def _set_train_mode(model: nn.Module, recipe: Recipe) -> None:
+def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
     model.train()
     backbone = model.cssfe.backbone
     if recipe.freeze_backbone:
@@ -329,10 +319,9 @@ def _set_train_mode(model: nn.Module, recipe: Recipe) -> None:
                 module.eval()
 
 
-def _tell_epoch(loader, model, epoch: int) -> None:
+def _tell_epoch(epoch: int, *parts) -> None:
     """Let everything that depends on the epoch know it: order, augmentation, deferred re-weighting."""
-    loader.set_epoch(epoch)
-    for part in (loader.dataset, getattr(loader, "sampler", None), model.criterion):
+    for part in parts:
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
 

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 
 from ..version import __version__
 
@@ -46,6 +48,26 @@ def computes_in_bf16(device: torch.device | str) -> bool:
     return False
 
 
+def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:
+    """An `Accelerator`, also when this process made one of another precision before.
+
+    Args:
+        mixed_precision: `"no"`, `"bf16"`, `"fp16"`, or `"auto"` for bf16 where the device computes in it.
+        **options: Further arguments of `Accelerator`.
+
+    Raises:
+        ValueError: fp16 on a CPU.
+    """
+    device = PartialState().device
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if computes_in_bf16(device) else "no"
+    if mixed_precision == "fp16" and device.type == "cpu":
+        raise ValueError("mixed_precision 'fp16' needs a GPU; choose bf16, auto or no on a CPU.")
+    # Accelerate keeps one state a process, which a second run (a grid, a notebook) could otherwise not change.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=mixed_precision, **options)
+
+
 def _processor() -> str:
     if Path("/proc/cpuinfo").is_file():
         for line in Path("/proc/cpuinfo").read_text(errors="ignore").splitlines():
@@ -68,4 +90,4 @@ def _git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
-__all__ = ["computes_in_bf16", "describe_environment"]
+__all__ = ["build_accelerator", "computes_in_bf16", "describe_environment"]

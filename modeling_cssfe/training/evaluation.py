@@ -13,25 +13,15 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
-from ..data import ImageDataset, build_data_loader, label_names_of, load_images
+from ..data import EvaluationTransform, build_data_loader, label_names_of, load_images
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..metrics import long_tail_map
 from ..modeling_cssfe import CSSFEForImageClassification
+from .environment import build_accelerator
 
 
 if TYPE_CHECKING:
     import datasets
-
-
-class EvaluationTransform:
-    """PIL image -> `(3, height, width)` tensor by the model's own image processor, as the pipeline does."""
-
-    def __init__(self, image_processor: CSSFEImageProcessor):
-        self.image_processor = image_processor
-
-    def __call__(self, image) -> torch.Tensor:
-        """Process one RGB image."""
-        return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
 @torch.no_grad()
@@ -130,10 +120,8 @@ def evaluate_model(
     """
     model, processor = load_trained_model(path)
     dataset, split = _choose_split(data, split)
-    accelerator = Accelerator(mixed_precision=mixed_precision)
-    loader = build_data_loader(
-        ImageDataset(dataset, EvaluationTransform(processor)), batch_size=batch_size, num_workers=num_workers
-    )
+    accelerator = build_accelerator(mixed_precision)
+    loader = build_data_loader(dataset, EvaluationTransform(processor), batch_size=batch_size, num_workers=num_workers)
     model, loader = accelerator.prepare(model, loader)
     scores, labels = compute_scores(model, loader, accelerator)
     config = accelerator.unwrap_model(model).config
@@ -161,9 +149,9 @@ def _choose_split(data, split: str | None) -> tuple["datasets.Dataset", str]:
         split = next((name for name in ("test", "validation") if name in splits), None)
         if split is None and len(splits) == 1:
             split = next(iter(splits))
-    if split not in splits:
+    if split is None or split not in splits:
         raise ValueError(f"the data has no split {split!r}; it has {', '.join(splits)}: name one with --split.")
     return splits[split], split
 
 
-__all__ = ["EvaluationTransform", "align_labels", "compute_scores", "evaluate_model", "load_trained_model"]
+__all__ = ["align_labels", "compute_scores", "evaluate_model", "load_trained_model"]

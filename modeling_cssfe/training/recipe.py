@@ -222,7 +222,8 @@ def load_recipe(
         for given in (OmegaConf.from_dotlist(list(overrides)), OmegaConf.create(dict(values or {}))):
             _check_keys(given, "the overrides")
             layers.append(given)
-        return Recipe(**OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True))
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+        return Recipe(**merged)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"cannot read the recipe: {' '.join(str(error).split())}") from error
 
