@@ -56,7 +56,7 @@ PRESETS: dict[str, dict] = {
         "attention_head_dim": 512,
         "intermediate_size": 2048,
         "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.0,
         "classifier": "dot_product",
         "asl_margin": 0.05,
     },
@@ -183,7 +183,8 @@ class CSSFEConfig(PreTrainedConfig):
         label_projection (`str`, *optional*): `"linear"` or `"mlp"`.
         label_dropout (`float`, *optional*): Dropout of the transferred label embeddings.
         center_label_embeddings (`bool`, *optional*):
-            Whether to subtract the classes' mean embedding and scale each row to length sqrt(T).
+            Whether to subtract the mean embedding of the classes no rarer than a class's group, and scale each row to
+            length sqrt(T).
         mask_mode (`str`, *optional*): `"multiply_weights"`, `"multiply_scores"` or `"remove"`.
         map_value_projection (`str`, *optional*): `"none"`, `"per_class"` or `"spatial"`; the linear map V.
         enhancement_residual (`bool`, *optional*): Whether the enhanced maps include the original ones.
