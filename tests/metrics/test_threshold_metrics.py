@@ -143,6 +143,10 @@ def test_a_score_at_the_threshold_is_a_yes_in_the_precision_of_the_scores():
 def test_top_k_takes_the_first_classes_among_equal_scores():
     scores = np.array([[0.5, 0.5, 0.5, 0.9]])
     assert decide(scores, top_k=2).tolist() == [[True, False, False, True]]
+    # So many ties that only a stable sort keeps them in order.
+    many = np.random.default_rng(0).integers(0, 3, (1, 500)) / 2
+    expected = sorted(range(500), key=lambda c: (-many[0, c], c))[:50]
+    assert np.flatnonzero(decide(many, top_k=50)).tolist() == sorted(expected)
 
 
 def test_an_unknown_label_takes_a_place_among_the_top_k_and_is_not_counted():
