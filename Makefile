@@ -23,9 +23,9 @@ install: $(BIN)/.installed ## Make .venv with the package and its test tools
 quickstart: $(BIN)/.installed ## Train Net-0 and CSSFE on LT-Digits, compare them, predict and explain (minutes on 2 cores)
 	$(BIN)/cssfe train --recipe lt_digits_net0 --output_dir $(OUT)/net0
 	$(BIN)/cssfe train --recipe lt_digits --output_dir $(OUT)/cssfe
-	$(BIN)/python data_scripts/export_image.py lt_digits --split test --index 0 --output $(OUT)/scene.png
-	$(BIN)/cssfe predict $(OUT)/cssfe $(OUT)/scene.png
-	$(BIN)/cssfe explain $(OUT)/cssfe $(OUT)/scene.png --output $(OUT)/explanation.png
+	$(BIN)/python data_scripts/export_images.py lt_digits --split test --indices 0 --output_dir $(OUT)/images
+	$(BIN)/cssfe predict $(OUT)/cssfe $(OUT)/images
+	$(BIN)/cssfe explain $(OUT)/cssfe $(OUT)/images/*.png --output $(OUT)/explanation.png
 	$(BIN)/cssfe evaluate $(OUT)/net0 $(OUT)/cssfe --data lt_digits --split test
 
 style: $(BIN)/.installed ## Check formatting, lint and types

@@ -247,7 +247,7 @@ def _fit(recipe, model, processor, data, folder, accelerator, quiet) -> dict[str
                 state = {key: value.detach().cpu().clone() for key, value in state.items()}
                 best.update(epoch=epoch, score=score, validation=result, state=state)
                 if accelerator.is_main_process:
-                    folder.save_files(partial(model.save_pretrained, state_dict=state), "checkpoints/best")
+                    folder.save_files(partial(model.save_pretrained, state_dict=dict(state)), "checkpoints/best")
         if accelerator.is_main_process:
             folder.append_log(entry)
             if not quiet:

@@ -114,6 +114,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        if str(self.mixed_precision) == "False":
+            self.mixed_precision = "no"  # an unquoted `no` is false in YAML
         problems = _problems(self)
         if problems:
             raise ValueError("the recipe has " + f"{len(problems)} problem(s): " + "; ".join(problems) + ".")

@@ -1,0 +1,193 @@
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_COUNTS, tiny_overrides, write_parquet
+from sklearn.metrics import average_precision_score
+
+from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
+from modeling_cssfe.training import SavingError, evaluate_model, load_recipe, load_trained_model, train
+from modeling_cssfe.training.evaluation import align_labels
+
+
+def test_a_run_leaves_everything_that_is_promised(tiny_run):
+    names = {entry.name for entry in tiny_run.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "results.json"} <= names
+    assert {"log.jsonl", "README.md", "checkpoints", "modeling_cssfe.py", "configuration_cssfe.py"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    results = json.loads((tiny_run / "results.json").read_text())
+    assert {"map_total", "map_head", "map_medium", "map_tail", "per_class", "environment", "seed"} <= results.keys()
+    assert results["wall_time_seconds"] > 0
+    assert results["recipe"]["epochs"] == 2
+    assert results["class_counts"] == TINY_COUNTS
+    assert results["num_training_images"] == 18
+    log = [json.loads(line) for line in (tiny_run / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == [1, 2]
+    assert results["map_total"] == max(entry["map_total"] for entry in log)
+
+
+def test_results_agree_with_scikit_learn_on_the_saved_model(tiny_run, tiny_data):
+    results = json.loads((tiny_run / "results.json").read_text())
+    model = CSSFEForImageClassification.from_pretrained(tiny_run).eval()
+    processor = CSSFEImageProcessor.from_pretrained(tiny_run)
+    split = datasets.load_dataset("parquet", data_files=str(tiny_data / "test.parquet"), split="train")
+    names = split.features["labels"].feature.names
+    with torch.no_grad():
+        scores = (
+            model(processor(images=list(split["image"]), return_tensors="pt")["pixel_values"]).logits.sigmoid().numpy()
+        )
+    labels = np.array([[int(index in row) for index in range(len(names))] for row in split["labels"]])
+    for index, name in enumerate(names):
+        expected = average_precision_score(labels[:, index], scores[:, index])
+        assert results["test"]["per_class"][name] == pytest.approx(expected, abs=1e-9)
+
+
+def test_evaluate_model_repeats_the_results_of_training(tiny_run, tiny_data):
+    results = json.loads((tiny_run / "results.json").read_text())
+    for split in ("validation", "test"):
+        again = evaluate_model(tiny_run, tiny_data, split)
+        assert again["per_class"] == results[split]["per_class"]
+    assert evaluate_model(tiny_run, tiny_data)["split"] == "test"
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(tiny_run, tiny_data, tmp_path):
+    for name, seed in (("again", 0), ("other", 1)):
+        train(load_recipe(None, tiny_overrides(tiny_data, seed=seed, num_workers=seed)), tmp_path / name, quiet=True)
+    first = (tiny_run / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == first
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != first
+
+
+def test_training_learns(tiny_data, tmp_path):
+    # Squares of a colour on grey: what a network of 400 thousand weights learns in a few passes.
+    results = train(
+        load_recipe(None, tiny_overrides(tiny_data, ablation="net0", epochs=25, learning_rate=0.01, ema_decay="null")),
+        tmp_path / "run",
+        quiet=True,
+    )
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    assert results["map_total"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adam", "schedule": "cosine", "loss": "bce"},
+        {"gradient_accumulation_steps": 2, "ablation": "net1", "max_grad_norm": "null"},
+        {"freeze_backbone": "true", "ablation": "net2", "augmentation": "rand"},
+        {"freeze_batch_norm": "true", "preset": "paper", "channels_last": "true"},
+        {"sampler": "class_aware", "loss": "db_focal", "num_workers": 1},
+        {"mixed_precision": "bf16", "preset": "released", "evaluate_every": 5, "loss": "ldam"},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_every_kind_of_run_ends_with_results(tiny_data, tmp_path, change):
+    results = train(
+        load_recipe(None, tiny_overrides(tiny_data, **{"epochs": 1, **change})), tmp_path / "run", quiet=True
+    )
+    assert 0 < results["map_total"] <= 1
+
+
+def test_a_frozen_backbone_does_not_change(tiny_data, tmp_path):
+    overrides = tiny_overrides(tiny_data, freeze_backbone="true", ema_decay="null")
+    train(load_recipe(None, overrides), tmp_path / "run", quiet=True)
+    torch.manual_seed(0)
+    trained = CSSFEForImageClassification.from_pretrained(tmp_path / "run")
+    fresh_run = tmp_path / "fresh"
+    train(load_recipe(None, [*overrides, "epochs=1", "learning_rate=1e-12"]), fresh_run, quiet=True)
+    fresh = CSSFEForImageClassification.from_pretrained(fresh_run)
+    for (name, value), other in zip(
+        trained.cssfe.backbone.state_dict().items(), fresh.cssfe.backbone.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), name
+    assert not torch.equal(trained.cssfe.class_activation.weight, fresh.cssfe.class_activation.weight)
+
+
+def test_one_update_equals_adam_written_out(tiny_data, tmp_path):
+    # One full-batch step of Adam from known weights moves every weight by lr * g / (|g| + eps): its sign times lr.
+    overrides = tiny_overrides(
+        tiny_data, ablation="net0", epochs=1, batch_size=32, schedule="constant", warmup_fraction=0.0,
+        optimizer="adam", weight_decay=0.0, ema_decay="null", learning_rate=0.001, max_grad_norm="null",
+    )  # fmt: skip
+    train(load_recipe(None, overrides), tmp_path / "one", quiet=True)
+    train(load_recipe(None, [*overrides, "learning_rate=1e-12"]), tmp_path / "zero", quiet=True)
+    after = CSSFEForImageClassification.from_pretrained(tmp_path / "one").cssfe.class_activation.weight
+    before = CSSFEForImageClassification.from_pretrained(tmp_path / "zero").cssfe.class_activation.weight
+    moved = (after - before).detach().abs()
+    assert moved.max() <= 0.001 * 1.001
+    assert moved.median().item() == pytest.approx(0.001, rel=1e-2)
+
+
+def test_bad_data_is_an_error_before_anything_is_written(tiny_data, tmp_path):
+    unseen = tmp_path / "unseen"
+    unseen.mkdir()
+    write_parquet(unseen, {"train": [["red"], ["green"]], "validation": [["red"], ["blue"]]})
+    with pytest.raises(ValueError, match="blue"):
+        train(load_recipe(None, tiny_overrides(unseen)), tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match="has no split 'validate'"):
+        train(load_recipe(None, tiny_overrides(tiny_data, validation_split="validate")), tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match="unknown backbone"):
+        train(load_recipe(None, tiny_overrides(tiny_data, backbone="resnet5o")), tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match=r"hiden_size.*hidden_size"):
+        train(load_recipe(None, [*tiny_overrides(tiny_data), "model.hiden_size=3"]), tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match="unknown loss"):
+        train(load_recipe(None, tiny_overrides(tiny_data, loss="asll")), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corrupt_image_stops_training_by_name_or_is_skipped_and_counted(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_parquet(data, {"train": [["red"], ["green"], ["blue"], ["red"]] * 2, "validation": [["red"], ["green"]] * 2})
+    table = datasets.load_dataset("parquet", data_files=str(data / "train.parquet"), split="train")
+    rows = table.cast_column("image", datasets.Image(decode=False)).to_list()
+    rows[3]["image"]["bytes"] = rows[3]["image"]["bytes"][:60]
+    features = table.features.copy()
+    features["image"] = datasets.Image(decode=False)
+    datasets.Dataset.from_list(rows, features=features).cast(table.features).to_parquet(str(data / "train.parquet"))
+    with pytest.raises(ValueError, match="train-3"):
+        train(load_recipe(None, tiny_overrides(data)), tmp_path / "run", quiet=True)
+    results = train(
+        load_recipe(None, tiny_overrides(data, skip_unreadable_images="true", batch_size=4, epochs=1)),
+        tmp_path / "run",
+        quiet=True,
+    )
+    assert results["skipped_images"]["train"] == ["train-3"]
+    assert results["num_training_images"] == 7
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path):
+    overrides = tiny_overrides(
+        tiny_data, ablation="net0", learning_rate=1e30, optimizer="sgd", max_grad_norm="null", ema_decay="null",
+        schedule="constant", warmup_fraction=0.0,
+    )  # fmt: skip
+    with pytest.raises(FloatingPointError, match="not finite at epoch"):
+        train(load_recipe(None, overrides), tmp_path / "run", quiet=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tiny_data, tmp_path, monkeypatch):
+    def save(self, path, **kwargs):
+        (path / "config.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CSSFEForImageClassification, "save_pretrained", save)
+    with pytest.raises(SavingError, match="No space left on device"):
+        train(load_recipe(None, tiny_overrides(tiny_data)), tmp_path / "run", quiet=True)
+    assert not list((tmp_path / "run").rglob("config.json"))
+
+
+def test_labels_are_aligned_by_name_or_refused():
+    labels = np.array([[1, 0, -1]])
+    assert align_labels(labels, ["a", "b", "c"], ["c", "a", "b"]).tolist() == [[-1, 1, 0]]
+    with pytest.raises(ValueError, match=r"lacks \['c'\] and has \['d'\]"):
+        align_labels(labels, ["a", "b", "d"], ["a", "b", "c"])
+
+
+def test_a_folder_without_a_model_is_a_one_line_error(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"no model|no folder") as caught:
+            load_trained_model(path)
+        assert "\n" not in str(caught.value)

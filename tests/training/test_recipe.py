@@ -1,0 +1,83 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeling_cssfe import CSSFEConfig
+from modeling_cssfe.training import Recipe, list_recipes, load_recipe
+from modeling_cssfe.training.recipe import find_recipe
+
+
+RECIPES = Path(__file__).parents[2] / "train" / "recipes"
+
+
+def test_every_recipe_file_is_listed():
+    assert list_recipes() == sorted(file.stem for file in RECIPES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_shipped_recipe_parses_and_keeps_its_values(name):
+    recipe = dataclasses.asdict(load_recipe(name))
+    written = yaml.safe_load(find_recipe(name).read_text())
+    for key, value in written.items():
+        assert recipe[key] == value, key
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_shipped_recipe_gives_a_valid_configuration(name):
+    recipe = load_recipe(name)
+    config = CSSFEConfig(
+        backbone=recipe.backbone,
+        preset=recipe.preset,
+        ablation=recipe.ablation,
+        image_size=recipe.image_size,
+        loss=recipe.loss,
+        loss_kwargs=recipe.loss_kwargs,
+        **recipe.model,
+    )
+    assert config.ablation == recipe.ablation
+
+
+def test_overrides_win_over_the_file_and_reach_nested_keys(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 7\nmodel: {hidden_size: 64, label_dropout: 0.2}\n")
+    recipe = load_recipe(str(file), ["epochs=3", "model.hidden_size=32", "loss_kwargs.margin=0.1"], {"data": "a b=c"})
+    assert (recipe.epochs, recipe.model, recipe.loss_kwargs) == (
+        3,
+        {"hidden_size": 32, "label_dropout": 0.2},
+        {"margin": 0.1},
+    )
+    assert recipe.data == "a b=c"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, ["epocs=3"]), "unknown key 'epocs' in the overrides; did you mean 'epochs'"),
+        ((None, ["epochs"]), "cannot read 'epochs'; write key=value"),
+        ((None, ["epochs=many"]), "'many'"),
+        ((None, ["preset=papr"]), "unknown preset 'papr'"),
+        ((None, ["epochs=0", "batch_size=-1"]), "2 problem"),
+        ((None, ["validation_split=test"]), "choose on another split"),
+        (("lt_digit",), "did you mean 'lt_digits'"),
+        (("no/such/file.yaml",), "no recipe file"),
+    ],
+)
+def test_a_wrong_recipe_is_a_one_line_error(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_recipe(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "epochs: [1\n", "epochs: {a: 1}\n", "unheard_of: 1\n"])
+def test_a_broken_recipe_file_is_a_one_line_error(tmp_path, text):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"recipe|key") as caught:
+        load_recipe(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_are_valid():
+    assert Recipe().validation_split == "validation"
