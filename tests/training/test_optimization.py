@@ -58,7 +58,7 @@ def test_every_schedule_lasts_the_run_and_never_exceeds_the_peak(name, updates):
     schedule = build_schedule(optimizer, recipe, updates)
     rates = []
     for _ in range(updates):
-        rates.append([group["lr"] for group in optimizer.param_groups if group["name"] == "head"][0])
+        rates.append(next(group["lr"] for group in optimizer.param_groups if group["name"] == "head"))
         optimizer.step()
         schedule.step()
     assert max(rates) <= 0.1 * (1 + 1e-9)
