@@ -114,7 +114,8 @@ def load_images(
             return records_to_datasets(*found, label_names, text)
         if path.suffix == ".json":
             images = None if image_root is None else Path(image_root).expanduser()
-            found_coco = read_coco([root], root.parent, images, difficult)
+            folder = root.parent.parent if root.parent.name == "annotations" else root.parent
+            found_coco = read_coco([root], folder, images, difficult)
             return records_to_datasets(*found_coco, label_names, text)
         raise ValueError(f"{text!r} is no data set file; pass {ACCEPTED}.")
     if not any(root.iterdir()):
@@ -144,13 +145,30 @@ def load_images(
 
 def _read_parquet(files: dict[str, list[Path]], cache: str | None, where: str) -> "datasets.DatasetDict":
     import datasets
+    import pyarrow.parquet
 
     try:
+        first: tuple[Path, dict[str, list[str]]] | None = None
+        for split, paths in files.items():
+            heads = [pyarrow.parquet.read_metadata(path) for path in paths]
+            if sum(head.num_rows for head in heads) == 0:
+                raise _BadSplitError(f"{where}: split {split!r} has no rows; add images or remove the empty split.")
+            for path, head in zip(paths, heads, strict=True):
+                names = _class_names(datasets.Features.from_arrow_schema(head.schema.to_arrow_schema()))
+                first = first or (path, names)
+                # load_dataset reads all files by the features of the first: ids would silently change their meaning.
+                if names != first[1]:
+                    raise _BadSplitError(
+                        f"{path.name!r} of {where!r} has other label names than {first[0].name!r}, or another order; "
+                        "give all files the same names."
+                    )
         return datasets.load_dataset(
             "parquet",
             data_files={split: [str(path) for path in paths] for split, paths in files.items()},
             cache_dir=cache,
         )
+    except _BadSplitError:
+        raise
     except (
         datasets.exceptions.DatasetGenerationError,
         datasets.exceptions.DatasetsError,
@@ -163,12 +181,21 @@ def _read_parquet(files: dict[str, list[Path]], cache: str | None, where: str) -
         ) from error
 
 
+class _BadSplitError(ValueError):
+    """The files can be read, but a split is empty or gives label ids another meaning."""
+
+
+def _class_names(features: "datasets.Features") -> dict[str, list[str]]:
+    inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    return {column: feature.names for column, feature in inner.items() if hasattr(feature, "names")}
+
+
 def _from_disk(root: Path, where: str) -> dict[str, "datasets.Dataset"]:
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(root))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError) as error:  # IndexError: a split without rows
         raise ValueError(
             f"the saved data set {where!r} cannot be read ({_first_line(error)}); save it again."
         ) from error

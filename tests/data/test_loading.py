@@ -1,0 +1,190 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+import datasets
+import pytest
+import torch
+
+from modeling_cssfe.data import ImageDecodingError, build_data_loader, build_train_transform
+from modeling_cssfe.data.records import image_features
+
+
+NAMES = ["ant", "bee", "cat"]
+LABELS = [[0], [1, 2], [], [2], [0, 1], [1], [2], [0]]
+UNKNOWN = [[1], [], [0, 1, 2], [], [], [], [], []]
+
+
+def noise(image) -> torch.Tensor:
+    """A transform that shows its random numbers, and of which image they are."""
+    return torch.cat([torch.tensor(list(image.getpixel((0, 0)))).float(), torch.rand(3)]).reshape(6, 1, 1)
+
+
+@pytest.fixture
+def images(image_bytes) -> datasets.Dataset:
+    rows = {
+        "image_id": [f"i{n}" for n in range(8)],
+        "image": [{"bytes": image_bytes(n), "path": None} for n in range(8)],
+        "labels": LABELS,
+        "unknown_labels": UNKNOWN,
+    }
+    return datasets.Dataset.from_dict(rows, features=image_features(NAMES, with_unknown=True))
+
+
+def epoch(loader, number: int = 0) -> dict[str, torch.Tensor]:
+    """All batches of an epoch, joined."""
+    loader.sampler.set_epoch(number)
+    batches = list(loader)
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_batches_hold_pixels_labels_and_indices(images):
+    loader = build_data_loader(images, noise, batch_size=3)
+    batches = list(loader)
+    assert [len(batch["index"]) for batch in batches] == [3, 3, 2]
+    assert batches[0]["labels"].tolist() == [[1, -1, 0], [0, 1, 1], [-1, -1, -1]]
+    assert batches[0]["labels"].dtype == torch.float32
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(8))
+    assert len(build_data_loader(images, noise, batch_size=3, drop_last=True)) == 2
+
+
+def test_a_selection_is_numbered_from_zero(images):
+    loaded = epoch(build_data_loader(images.select([4, 1]), noise, batch_size=2))
+    assert loaded["index"].tolist() == [0, 1]
+    assert loaded["labels"].tolist() == [[1, 1, 0], [0, 1, 1]]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(workers, images):
+    here = build_data_loader(images, noise, batch_size=2, shuffle=True, seed=3)
+    there = build_data_loader(images, noise, batch_size=2, shuffle=True, seed=3, num_workers=workers)
+    for number in (0, 1, 5):  # the same, living workers
+        assert same(epoch(here, number), epoch(there, number))
+
+
+def test_a_restart_gives_the_epoch_again_and_another_epoch_or_seed_others(images):
+    def load(seed, number):
+        return epoch(build_data_loader(images, noise, batch_size=4, shuffle=True, seed=seed), number)
+
+    first = load(seed=0, number=2)
+    assert same(first, load(seed=0, number=2))
+    for other in (load(seed=0, number=3), load(seed=1, number=2)):
+        assert not torch.equal(first["index"], other["index"])
+        order, other_order = first["index"].argsort(), other["index"].argsort()
+        assert not torch.isclose(first["pixel_values"][order][:, 3:], other["pixel_values"][other_order][:, 3:]).any()
+
+
+def test_shuffling_changes_the_order_but_not_what_an_image_looks_like(images):
+    ordered = epoch(build_data_loader(images, noise, batch_size=4), 1)
+    shuffled = epoch(build_data_loader(images, noise, batch_size=4, shuffle=True), 1)
+    assert sorted(shuffled["index"].tolist()) == list(range(8))
+    assert torch.equal(shuffled["pixel_values"], ordered["pixel_values"][shuffled["index"]])
+
+
+class Repeating:
+    """Draws some images several times, as re-balancing samplers do."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([5, 5, 0, 5, 0, self.epoch])
+
+    def __len__(self) -> int:
+        return 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_drawn_again_is_augmented_anew(workers, images):
+    loader = build_data_loader(images, noise, batch_size=2, sampler=Repeating(), num_workers=workers)
+    assert len(loader) == 3
+    loaded = epoch(loader, 7)
+    assert loaded["index"].tolist() == [5, 5, 0, 5, 0, 7]  # the sampler was told of the epoch
+    pixels, random = loaded["pixel_values"][:, :3], loaded["pixel_values"][:, 3:, 0, 0]
+    assert torch.equal(pixels[0], pixels[1])
+    assert len({tuple(row.tolist()) for row in random}) == 6
+    assert same(loaded, epoch(loader, 7))
+
+
+def test_loading_leaves_the_global_generator_alone(images):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    epoch(build_data_loader(images, noise, batch_size=4, shuffle=True))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_real_transform_gives_the_same_batches_in_workers(images):
+    transform = build_train_transform(16, (0.5,) * 3, (0.5,) * 3, augmentation="trivial")
+    loaders = [build_data_loader(images, transform, batch_size=4, num_workers=workers) for workers in (0, 2)]
+    first, second = (epoch(loader) for loader in loaders)
+    assert first["pixel_values"].shape == (8, 3, 16, 16)
+    assert same(first, second)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_one_line_from_workers_too(workers, images):
+    rows = [images[0], {**images[1], "image": {"bytes": b"junk", "path": None}}]
+    broken = datasets.Dataset.from_list(rows, features=images.features)
+    with pytest.raises(ImageDecodingError) as caught:
+        list(build_data_loader(broken, noise, batch_size=2, num_workers=workers))
+    assert str(caught.value).startswith("image 'i1' cannot be decoded")
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_different_sizes_are_refused(image_bytes):
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    rows = {
+        "image_id": ["a", "b"],
+        "image": [{"bytes": image_bytes(0, size=(5 + n, 4)), "path": None} for n in range(2)],
+        "labels": [[0], [1]],
+    }
+    images = datasets.Dataset.from_dict(rows, features=image_features(NAMES))
+    with pytest.raises(ValueError, match=r"shapes \(3, 4, 5\) and \(3, 4, 6\); let the transform"):
+        list(build_data_loader(images, pil_to_tensor, batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"batch_size": 1, "num_workers": -1}, "num_workers >= 0"),
+        ({"batch_size": 1, "seed": -1}, "seed must be >= 0"),
+        ({"batch_size": 1, "shuffle": True, "sampler": range(3)}, "exclude each other"),
+    ],
+)
+def test_bad_options_are_refused(options, message, images):
+    with pytest.raises(ValueError, match=message):
+        build_data_loader(images, noise, **options)
+
+
+def test_indices_count_from_the_end_and_stop_there(images):
+    dataset = build_data_loader(images, noise, batch_size=1).dataset
+    assert torch.equal(dataset[-1]["pixel_values"], dataset[7]["pixel_values"])
+    assert dataset[-1]["index"] == 7
+    with pytest.raises(IndexError, match="index 8 is out of range for 8 images"):
+        dataset[8]
+
+
+def test_accelerate_sets_the_epoch_and_keeps_the_batches(images):
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True))
+    plain = build_data_loader(images, noise, batch_size=2, shuffle=True, seed=1)
+    prepared = accelerator.prepare(build_data_loader(images, noise, batch_size=2, shuffle=True, seed=1))
+    for number in (0, 3):
+        prepared.set_epoch(number)
+        batches = list(prepared)
+        expected = epoch(plain, number)
+        for key in expected:
+            assert torch.equal(torch.cat([batch[key] for batch in batches]).cpu(), expected[key])
+    # What is left of an epoch after a restart in its middle is what it would have been.
+    prepared.set_epoch(3)
+    rest = list(accelerator.skip_first_batches(prepared, 2))
+    assert torch.equal(torch.cat([batch["pixel_values"] for batch in rest]), expected["pixel_values"][4:])
