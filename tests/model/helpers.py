@@ -19,7 +19,7 @@ def small_config(num_labels: int = 5, map_size: tuple[int, int] = (2, 3), **over
         "image_size": [32 * map_size[0], 32 * map_size[1]],
         "class_counts": COUNTS[:num_labels],
         "label_embedding_dim": 7,
-        "feature_size": 10,
+        "feature_size": 16,
         "num_attention_heads": 2,
         "attention_head_dim": 5,
         "intermediate_size": 14,
@@ -46,7 +46,7 @@ def enlarge_weights(model, seed: int = 0):
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
-            elif "norm" in name and name.endswith("weight") or name.endswith("value_scale"):
+            elif ("norm" in name and name.endswith("weight")) or name.endswith("value_scale"):
                 parameter.copy_(1 + 0.4 * noise)
             else:
                 parameter.copy_(0.5 * noise)

@@ -35,18 +35,19 @@ def maps_instead_of_a_backbone(monkeypatch):
 
 
 def assert_close_to_reference(actual: torch.Tensor, expected: torch.Tensor, what: str):
-    # 1e-5 of the tensor's own size, or of 1 where it is smaller.
-    scale = max(1.0, float(expected.detach().abs().max()))
-    error = float((actual.detach().double() - expected.detach()).abs().max()) / scale
-    assert error < 1e-5, f"{what} differs by {error:.1e} (relative to {scale:.1e})"
+    actual, expected = actual.detach().double(), expected.detach()
+    largest, error = float(expected.abs().max()), float((actual - expected).abs().max())
+    assert error < 1e-5 * max(1.0, largest), f"{what} differs by {error:.1e}, its largest entry is {largest:.1e}"
+    # Small tensors must agree too. Sums that cancel, as under a LayerNorm, leave fp32 some four digits of them.
+    if largest > 1e-4:
+        assert error < 2e-4 * largest, f"{what} differs by {error:.1e}, its largest entry is {largest:.1e}"
 
 
 def compare_with_reference(model, batch: int = 2, seed: int = 3):
     """Forward, gradients of the features and of every parameter."""
     generator = torch.Generator().manual_seed(seed)
     map_size = model.cssfe.backbone.map_size
-    # Features of one sign, as behind a ReLU: their means do not cancel to nothing, which fp32 could not follow.
-    features = torch.randn(batch, FEATURES, *map_size, generator=generator).abs()
+    features = torch.randn(batch, FEATURES, *map_size, generator=generator)
     mine, slow = features.clone().requires_grad_(), features.double().requires_grad_()
     state = {name: tensor.detach().double() for name, tensor in model.state_dict().items()}
     parameters = dict(model.named_parameters())
@@ -65,7 +66,7 @@ def compare_with_reference(model, batch: int = 2, seed: int = 3):
         assert (actual is None) == (reference is None), what
         if actual is not None:
             assert_close_to_reference(actual, reference, what)
-            direction = torch.randn(actual.shape, generator=generator) / actual.numel() ** 0.5
+            direction = torch.randn(actual.shape, generator=generator) / actual.numel()
             objective = objective + (direction * actual).sum()
             slow_objective = slow_objective + (direction.double() * reference).sum()
     objective.backward()
@@ -88,13 +89,6 @@ def test_presets_and_ablations_agree_with_the_slow_reference(preset, ablation, b
     compare_with_reference(model, batch)
 
 
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in CHOICES.items() for value in values])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_choice_agrees_with_the_slow_reference_in_every_preset(preset, field, value):
-    model = small_model(preset=preset, **{field: value})
-    compare_with_reference(model)
-
-
 SWITCHES = (
     "center_label_embeddings",
     "enhancement_residual",
@@ -103,12 +97,18 @@ SWITCHES = (
     "fusion_final_norm",
     "qkv_bias",
 )
+# The values that a preset has itself are covered above.
+OTHER_VALUES = [
+    (preset, field, value)
+    for preset, settings in PRESETS.items()
+    for field, values in [*CHOICES.items(), *((switch, (False, True)) for switch in SWITCHES)]
+    for value in values
+    if settings.get(field, False) != value
+]
 
 
-@pytest.mark.parametrize("value", [False, True])
-@pytest.mark.parametrize("field", SWITCHES)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_switch_agrees_with_the_slow_reference_in_every_preset(preset, field, value):
+@pytest.mark.parametrize(("preset", "field", "value"), OTHER_VALUES)
+def test_every_other_value_of_every_option_agrees_with_the_slow_reference(preset, field, value):
     compare_with_reference(small_model(preset=preset, **{field: value}))
 
 
@@ -123,7 +123,7 @@ def test_every_switch_of_the_presets_is_among_those_tested():
     "sizes",
     [
         {"hidden_size": 6},
-        {"hidden_size": 16, "attention_size": 3},
+        {"hidden_size": 20, "attention_size": 3},
         {"feature_size": FEATURES},
         {"hidden_act": "relu", "layer_norm_eps": 0.1},
         {"num_attention_heads": 1, "attention_head_dim": 3, "intermediate_size": 1},
