@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .labels import RowLabels, check_label_names
-from .records import ImageRecord, existing_image
+from .records import ImageRecord, existing_image, folder_inside
 from .splits import split_of
 
 
@@ -136,7 +136,7 @@ def _records(
 
 
 def _image_folder(data: Mapping[str, Any], file: Path, root: Path, asked: Path | None, split: str) -> Path:
-    """Return the folder, resolved, that has the file's first image."""
+    """Return the folder, resolved, that has the file's first image; unless asked for, it lies in the data set's."""
     if asked is not None:
         return asked.resolve()
     first = str(data["images"][0].get("file_name", ""))
@@ -150,7 +150,7 @@ def _image_folder(data: Mapping[str, Any], file: Path, root: Path, asked: Path |
     places = [file.parent, file.parent / "images", *of_split, root / "images", root]
     for place in places:
         if (place / first).is_file():
-            return place.resolve()
+            return folder_inside(root, place)
     tried = ", ".join(dict.fromkeys(str(place) for place in places))
     raise FileNotFoundError(f"{file} names the image {first!r}, which is in none of {tried}; pass image_root=....")
 

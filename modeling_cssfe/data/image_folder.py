@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .labels import LabelOptions, pick_labels
-from .records import ImageRecord, existing_image
+from .records import ImageRecord, existing_image, folder_inside
 from .splits import split_of
 
 
@@ -66,6 +66,7 @@ def read_image_folder(
     records: dict[str, list[ImageRecord]] = {}
     declared: list[str] | None = None
     for table in tables:
+        folder = folder_inside(root, table.parent)
         columns = _read_table(table)
         where = str(table)
         file_column = _pick(columns, image_column, _FILE_COLUMNS)
@@ -88,7 +89,7 @@ def read_image_folder(
         files = [str(name) if name is not None else "" for name in columns[file_column]]
         ids = columns[own_ids] if own_ids is not None else files
         for index, split in enumerate(_splits(table, root, columns.get("split"), files)):
-            path = existing_image(table.parent, files[index], f"{where}, row {index}")
+            path = existing_image(folder, files[index], f"{where}, row {index}")
             records.setdefault(split, []).append(ImageRecord(str(ids[index]), path, labels[index]))
     return records, declared
 

@@ -130,6 +130,20 @@ def path_inside(root: Path, name: str, where: str) -> Path:
     return path
 
 
+def folder_inside(root: Path, folder: Path) -> Path:
+    """Resolve a folder that was found inside the data set's own.
+
+    Raises:
+        ValueError: It is a symbolic link that leads out.
+    """
+    resolved = folder.resolve()
+    if not resolved.is_relative_to(root):
+        raise ValueError(
+            f"{folder} is a link that leads out of {root}; put the folder itself there, or pass where it leads to."
+        )
+    return resolved
+
+
 def existing_image(root: Path, name: str, where: str) -> str:
     """Return the absolute path of an image that data name, as text.
 
@@ -154,6 +168,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "ImageRecord",
     "existing_image",
+    "folder_inside",
     "image_features",
     "images_in",
     "path_inside",

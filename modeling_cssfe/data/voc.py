@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from .labels import RowLabels, unknown_label_message
-from .records import ImageRecord, images_in
+from .records import ImageRecord, folder_inside, images_in
 from .splits import split_of
 
 
@@ -44,7 +44,7 @@ def flat_voc_folders(root: Path) -> dict[str, Path]:
         if split is not None and any(path.glob("*.xml")):
             if split in folders:
                 raise ValueError(f"{root} has two folders of the split {split!r}; keep one or join them.")
-            folders[split] = path
+            folders[split] = folder_inside(root, path)
     return folders
 
 
@@ -71,7 +71,7 @@ def read_voc(
         raise ValueError(f"{root / 'Annotations'} holds no XML files; unpack the annotations into it.")
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(f"{root} has no folder JPEGImages beside Annotations; unpack the images into it.")
-    images = images_in(root / "JPEGImages")
+    images = images_in(folder_inside(root, root / "JPEGImages"))
     return {
         split: [_record(stem, annotations, images, root, difficult, label_names) for stem in stems]
         for split, stems in _lists(root, list(annotations)).items()

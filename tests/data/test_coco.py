@@ -71,6 +71,15 @@ def test_images_beside_the_file_and_in_a_named_folder_are_found(coco, tmp_path):
         load_images(tmp_path / "val.json")
 
 
+def test_a_linked_image_folder_must_be_asked_for(coco, tmp_path):
+    (coco / "train2017").rename(tmp_path / "elsewhere")
+    (coco / "train2017").symlink_to(tmp_path / "elsewhere")
+    file = coco / "annotations" / "instances_train2017.json"
+    with pytest.raises(ValueError, match=r"train2017 is a link that leads out of"):
+        load_images(file)
+    assert len(load_images(file, image_root=coco / "train2017")["train"]) == 3
+
+
 def test_one_folder_a_split_with_its_own_file_loads(coco, tmp_path):
     for source, split in (("train2017", "train"), ("val2017", "valid")):
         (coco / source).rename(tmp_path / split)

@@ -273,6 +273,19 @@ def test_an_image_folder_names_nothing_outside_itself(name, folder, load, tmp_pa
         load(folder)
 
 
+def test_a_split_folder_may_be_a_link_inside_but_not_out_of_the_root(folder, load, tmp_path):
+    (folder / "version2").mkdir()
+    (folder / "i0").rename(folder / "version2" / "i0")
+    (folder / "version2" / "metadata.csv").write_text("file_name,labels\ni0,dog\n")
+    (folder / "train").symlink_to(folder / "version2")
+    assert len(load(folder)["train"]) == 1
+    (folder / "version2").rename(tmp_path / "outside")
+    (folder / "train").unlink()
+    (folder / "train").symlink_to(tmp_path / "outside")
+    with pytest.raises(ValueError, match=r"train is a link that leads out of"):
+        load(folder)
+
+
 @pytest.mark.parametrize("name", ["/etc/hostname", "C:\\x.png", "\\\\host\\x.png"])
 def test_absolute_paths_in_metadata_are_refused(name, folder, load):
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "labels": ["dog"]}))

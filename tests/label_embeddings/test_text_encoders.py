@@ -79,6 +79,24 @@ def test_resolving_a_folder_gives_the_same_and_checks_the_dimension(tiny_clip):
         resolve_label_embeddings(str(tiny_clip), ["cat", "dog"], dim=512)
 
 
+def test_a_whole_clip_model_gives_its_text_features(tiny_clip, tmp_path):
+    from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPModel, CLIPVisionConfig
+
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
+    )
+    text = AutoConfig.from_pretrained(tiny_clip)
+    torch.manual_seed(1)
+    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=6)).eval()
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_clip).save_pretrained(tmp_path)
+    tokens = torch.tensor([[1, 3, 4, 5, 3, 8, 7, 12]])
+    with torch.no_grad():
+        pooled = model.text_model(input_ids=tokens).pooler_output
+        expected = torch.nn.functional.normalize(model.text_projection(pooled), dim=-1)
+    torch.testing.assert_close(encode_label_names(tmp_path, ["cat"])[0], expected)
+
+
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "a {0}", "a {} {name}"])
 def test_a_template_without_one_place_for_the_name_is_refused(template, tiny_clip):
     with pytest.raises(ValueError, match=r"must hold one \{\}"):
