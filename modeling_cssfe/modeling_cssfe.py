@@ -568,27 +568,42 @@ class CSSFEModel(CSSFEPreTrainedModel):
         self._label_cache = None
         return super().train(mode)
 
+    def _apply(self, fn, recurse=True):
+        """Move or cast the model, leaving the label embeddings in fp32, as loading in half precision does."""
+        self._label_cache = None
+        kept = self.label_embeddings if self.config.uses_fusion else None
+        super()._apply(fn, recurse)
+        if kept is not None and self.label_embeddings.dtype != kept.dtype:
+            self.label_embeddings = nn.Buffer(kept.to(self.label_embeddings.device))
+        return self
+
     def label_side(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What depends on the labels alone: LE `(C, h)`, and M' `(C, C)` or `None`.
 
         In evaluation without gradient both are kept until a weight, the embeddings, the device or the autocast dtype
-        change. A write through `.data` escapes torch's change counters: call `.eval()` after one.
+        change, or a forward pass with gradient runs. A write through `.data` escapes torch's change counters: call
+        `.eval()` after one.
         """
+        if torch.compiler.is_compiling():
+            return self._compute_label_side()
         modules = [self.label_encoder, self.enhancement] if self.config.uses_enhancement else [self.label_encoder]
-        tensors = [self.label_embeddings, *(parameter for module in modules for parameter in module.parameters())]
-        cacheable = not (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
+        tensors = [self.label_embeddings, self.group_ranks]
+        tensors += [parameter for module in modules for parameter in module.parameters()]
+        if (
+            torch.is_grad_enabled()
+            or any(module.training for module in [self, *modules])
             or any(tensor.is_inference() for tensor in tensors)
-        )
-        if not cacheable:
+        ):
+            # Fused optimizers change weights without counting it; the gradients that they need come through here.
+            self._label_cache = None
             return self._compute_label_side()
         device = self.label_embeddings.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         state = (autocast, [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors])
         if self._label_cache is None or self._label_cache[0] != state:
-            self._label_cache = (state, self._compute_label_side())
+            # The aliases keep the memory that the state names from being given to other tensors.
+            aliases = [tensor.detach() for tensor in tensors]
+            self._label_cache = (state, self._compute_label_side(), aliases)
         return self._label_cache[1]
 
     def _compute_label_side(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -608,9 +623,10 @@ class CSSFEModel(CSSFEPreTrainedModel):
         Returns:
             `CSSFEModelOutput`.
         """
-        if pixel_values is None or pixel_values.ndim != 4:
+        channels = self.config.num_channels
+        if pixel_values is None or pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
             shape = None if pixel_values is None else tuple(pixel_values.shape)
-            raise ValueError(f"pixel_values must be (batch, channels, height, width), got {shape}.")
+            raise ValueError(f"pixel_values must be (batch, {channels}, height, width), got {shape}.")
         features = self.feature_projection(self.backbone(pixel_values.to(self.dtype)))
         maps = self.class_activation(features)
         if not self.config.uses_fusion:
