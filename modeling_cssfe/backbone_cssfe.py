@@ -98,8 +98,12 @@ class CSSFEBackbone(nn.Module):
         if min(self.map_size) == 1 and min(self.image_size) > 64:
             self._refuse(output)
         for module in self.timm_model.modules():
-            # timm has initialised these; `CSSFEPreTrainedModel._init_weights` leaves them alone.
-            module._is_timm_module = True
+            module._is_timm_module = True  # for `CSSFEPreTrainedModel._init_weights`
+            for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+                # By this mark transformers leaves what timm has initialised alone. A tensor on the meta device has no
+                # memory yet: it is either loaded or initialised later.
+                if not tensor.is_meta:
+                    tensor._is_hf_initialized = True
 
     def _remove_unused_children(self, probe: nn.Module, output) -> tuple[str, ...]:
         """Drop what `num_classes=0` leaves behind the features (VGG-16's pre-logits alone hold 119 M parameters)."""

@@ -462,7 +462,7 @@ class CSSFEPreTrainedModel(PreTrainedModel):
             init.copy_(module.group_ranks, torch.tensor(module.config.group_ranks))
 
     def _init_timm_module(self, module):
-        """Leave what timm initialised, and fill only what a checkpoint lacked (it was on the meta device then)."""
+        """Fill what a checkpoint lacked; what timm itself has initialised is marked as such and stays."""
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
         for name, parameter in module.named_parameters(recurse=False):
