@@ -147,25 +147,29 @@ def asymmetric_loss(
     scores, targets, known = split_labels(logits, labels)
     probability = scores.sigmoid()
     # logsigmoid keeps every digit at |z| = 100, where log(sigmoid(z)) is -inf.
-    positive = -F.logsigmoid(scores)
+    positive = F.logsigmoid(scores)
     if margin > 0:
-        shifted = (probability - margin).clamp(min=0)
-        negative = -torch.log1p(-shifted)
+        shifted = F.relu(probability - margin)
+        rest = 1 - shifted  # never below the margin, but for rounding, which matters to tiny ones alone
+        negative = (rest.clamp(min=margin) if margin < 1e-6 else rest).log()
     else:
         shifted = probability
-        negative = -F.logsigmoid(-scores)
-    with torch.set_grad_enabled(focusing_gradient and torch.is_grad_enabled()):
-        if gamma_pos > 0:
-            positive_weight: torch.Tensor | float = _power((-scores).sigmoid(), gamma_pos)
-        else:
-            positive_weight = 1.0
-        negative_weight = _power(shifted, gamma_neg) if gamma_neg > 0 else 1.0
-    values = targets * positive_weight * positive + (1 - targets) * negative_weight * negative
-    return reduce_loss(values, known, reduction, sample_weight)
+        negative = F.logsigmoid(-scores)
+    if gamma_pos > 0:
+        absence = (-scores).sigmoid()  # 1 - p, with all its digits
+        positive = positive * _power(absence if focusing_gradient else absence.detach(), gamma_pos)
+    if gamma_neg > 0:
+        negative = negative * _power(shifted if focusing_gradient else shifted.detach(), gamma_neg)
+    # lerp is y * positive + (1 - y) * negative in one pass; both are log-likelihoods up to here.
+    return -reduce_loss(torch.lerp(negative, positive, targets), known, reduction, sample_weight)
 
 
 def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
     """`base ** exponent` for a base in [0, 1], whose gradient stays finite at 0 also for exponents below 1."""
+    if exponent in (2, 4, 8):  # squaring: torch has fast paths up to 3 only, and the usual exponent is 4
+        while exponent > 1:
+            base, exponent = base.square(), exponent / 2
+        return base
     return base.clamp(min=torch.finfo(base.dtype).tiny ** 0.25) ** exponent if exponent < 1 else base**exponent
 
 
