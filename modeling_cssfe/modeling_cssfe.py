@@ -23,7 +23,8 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -47,8 +48,8 @@ class CSSFEModelOutput(ModelOutput):
             The features F.
         class_tokens (`torch.FloatTensor` of shape `(B, C, h)`, *optional*):
             The fused token of each class; `None` for net0.
-        label_tokens (`torch.FloatTensor` of shape `(C, h)`, *optional*):
-            The transferred label embeddings LE; `None` for net0.
+        label_tokens (`torch.FloatTensor` of shape `(B, C, h)`, *optional*):
+            The transferred label embeddings LE, a view of the same ones for every image; `None` for net0.
         class_activation_maps (`torch.FloatTensor` of shape `(B, C, H, W)`):
             Maps before enhancement.
         enhanced_activation_maps (`torch.FloatTensor` of shape `(B, C, H, W)`, *optional*):
@@ -407,7 +408,7 @@ class CSSFEClassifier(nn.Module):
             self.bias = nn.Parameter(torch.empty(config.num_labels))
 
     def forward(self, class_tokens: torch.Tensor, label_tokens: torch.Tensor) -> torch.Tensor:
-        """Classify `(B, C, h)` tokens with weights `(C, h)`, their own or the label tokens, into `(B, C)`."""
+        """Classify `(B, C, h)` tokens, with weights of their own or the `(B, C, h)` label tokens, into `(B, C)`."""
         if self.weight is None:
             return (class_tokens * label_tokens).sum(dim=-1)
         return (class_tokens * self.weight).sum(dim=-1) + self.bias
@@ -613,7 +614,7 @@ class CSSFEModel(CSSFEPreTrainedModel):
         return label_tokens, self.enhancement.class_attention(label_tokens, self.group_ranks)
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> CSSFEModelOutput:
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> CSSFEModelOutput:
         """Run the network.
 
         Args:
@@ -639,7 +640,7 @@ class CSSFEModel(CSSFEPreTrainedModel):
         return CSSFEModelOutput(
             last_hidden_state=features,
             class_tokens=self.fusion(pooled, label_tokens, **kwargs),
-            label_tokens=label_tokens,
+            label_tokens=label_tokens.expand(maps.shape[0], -1, -1),
             class_activation_maps=maps,
             enhanced_activation_maps=enhanced,
         )
@@ -735,7 +736,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> CSSFEImageClassifierOutput:
         """Classify images.
 
