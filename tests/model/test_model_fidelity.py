@@ -22,7 +22,7 @@ class GivenMaps(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.num_features = FEATURES
+        self.num_features = config.num_channels = FEATURES
         self.map_size = tuple(side // 32 for side in config.image_height_and_width)
 
     def forward(self, pixel_values):
