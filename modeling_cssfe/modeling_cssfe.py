@@ -531,7 +531,8 @@ class CSSFEModel(CSSFEPreTrainedModel):
         self.class_activation = nn.Conv2d(feature_size, config.num_labels, 1)
         self.hidden_size = config.hidden_size or feature_size
         if config.uses_fusion:
-            self.label_embeddings = nn.Buffer(_random_label_embeddings(config))
+            device = self.class_activation.weight.device  # that of a surrounding `torch.device`, meta included
+            self.label_embeddings = nn.Buffer(_random_label_embeddings(config).to(device))
             self.group_ranks = nn.Buffer(torch.tensor(config.group_ranks), persistent=False)
             self.label_encoder = CSSFELabelEncoder(config, self.hidden_size)
             self.fusion = CSSFEFusion(config, feature_size, self.hidden_size)
