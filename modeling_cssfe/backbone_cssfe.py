@@ -97,6 +97,7 @@ class CSSFEBackbone(nn.Module):
         self.map_size: tuple[int, int] = (maps.shape[2], maps.shape[3])
         if min(self.map_size) == 1 and min(self.image_size) > 64:
             self._refuse(output)
+        self.gradient_checkpointing = False  # by this attribute transformers finds what can recompute activations
         for module in self.timm_model.modules():
             module._is_timm_module = True  # for `CSSFEPreTrainedModel._init_weights`
             for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
@@ -163,6 +164,24 @@ class CSSFEBackbone(nn.Module):
         height, width = self._token_grid(patches.shape[1], image_size)
         # (batch, tokens, channels) -> (batch, channels, height, width)
         return patches.transpose(1, 2).unflatten(2, (height, width))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switch the recomputation of activations in the backward pass on or off.
+
+        Args:
+            enable: Whether activations are recomputed.
+
+        Raises:
+            ValueError: The architecture cannot.
+        """
+        try:
+            self.timm_model.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError) as error:
+            if enable:
+                raise ValueError(
+                    f"backbone {self.name!r} cannot recompute activations; turn gradient checkpointing off, or choose "
+                    "another backbone."
+                ) from error
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Compute feature maps.

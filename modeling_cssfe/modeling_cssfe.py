@@ -480,10 +480,10 @@ class CSSFEPreTrainedModel(PreTrainedModel):
                 init.zeros_(buffer)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
-        super()._set_gradient_checkpointing(enable, *args, **kwargs)
         for module in self.modules():
-            if isinstance(module, CSSFEBackbone) and hasattr(module.timm_model, "set_grad_checkpointing"):
-                module.timm_model.set_grad_checkpointing(enable)
+            if isinstance(module, CSSFEBackbone):
+                module.set_grad_checkpointing(enable)
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
