@@ -76,26 +76,16 @@ class CSSFEBackbone(nn.Module):
         super().__init__()
         self.name = config.backbone
         self.image_size = config.image_height_and_width
-        arguments = (config.backbone, self.image_size, config.num_channels, config.backbone_kwargs)
-        self.timm_model = build_timm_model(*arguments)
+        self.timm_model = build_timm_model(self.name, self.image_size, config.num_channels, config.backbone_kwargs)
         with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
-            probe = build_timm_model(*arguments).eval()
-            image = torch.empty(1, config.num_channels, *self.image_size)
-            try:
-                output = probe.forward_features(image)
-            except (AssertionError, RuntimeError, ValueError) as error:
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-                raise ValueError(
-                    f"backbone {self.name!r} does not take {self.image_size[0]}x{self.image_size[1]} px: {reason}; "
-                    "change image_size."
-                ) from error
+            probe, output = self._probe(config, self.image_size)
             self.unused_children = self._remove_unused_children(probe, output)
         self.layout = self._find_layout(output)
         self.num_prefix_tokens = getattr(probe, "num_prefix_tokens", 0) or 0
         maps = self._as_maps(output, self.image_size)
         self.num_features: int = maps.shape[1]
         self.map_size: tuple[int, int] = (maps.shape[2], maps.shape[3])
-        if min(self.map_size) == 1 and min(self.image_size) > 64:
+        if self.map_size == (1, 1) and not self._grows(config):
             self._refuse(output)
         self.gradient_checkpointing = False  # by this attribute transformers finds what can recompute activations
         for module in self.timm_model.modules():
@@ -105,6 +95,27 @@ class CSSFEBackbone(nn.Module):
                 # memory yet: it is either loaded or initialised later.
                 if not tensor.is_meta:
                     tensor._is_hf_initialized = True
+
+    def _probe(self, config, image_size: tuple[int, int]) -> tuple[nn.Module, torch.Tensor]:
+        """Build the architecture for an image size and run it once; to be called on the meta device."""
+        probe = build_timm_model(self.name, image_size, config.num_channels, config.backbone_kwargs).eval()
+        try:
+            return probe, probe.forward_features(torch.empty(1, config.num_channels, *image_size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"backbone {self.name!r} does not take {image_size[0]}x{image_size[1]} px: {reason}; change image_size."
+            ) from error
+
+    def _grows(self, config) -> bool:
+        """Whether one position is all there is because the image is small, rather than a pooled or class token."""
+        larger = (4 * self.image_size[0], 4 * self.image_size[1])
+        try:
+            with torch.device("meta"):
+                _, output = self._probe(config, larger)
+            return self._as_maps(output, larger).shape[2:] != (1, 1)
+        except ValueError:
+            return False
 
     def _remove_unused_children(self, probe: nn.Module, output) -> tuple[str, ...]:
         """Drop what `num_classes=0` leaves behind the features (VGG-16's pre-logits alone hold 119 M parameters)."""
