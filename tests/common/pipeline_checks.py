@@ -6,7 +6,9 @@ from PIL import Image
 from transformers import pipeline
 
 
-EXAMPLES = [Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)) for seed in (0, 1)]
+EXAMPLES = [
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)) for seed in (0, 1)
+]
 
 
 class ImageClassificationPipelineTests:

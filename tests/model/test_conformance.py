@@ -115,7 +115,8 @@ class Logits(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("preset", "ablation"), [*((preset, "net3") for preset in PRESETS), *(("corrected", name) for name in ABLATIONS[:3])]
+    ("preset", "ablation"),
+    [*((preset, "net3") for preset in PRESETS), *(("corrected", name) for name in ABLATIONS[:3])],
 )
 def test_an_exported_model_takes_any_batch_and_equals_eager(preset, ablation):
     model = small_model(preset=preset, ablation=ablation)

@@ -225,6 +225,8 @@ def test_a_hub_file_reaches_the_package_only_after_asking_whether_it_is_there(na
     tree = ast.parse((PACKAGE / name).read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
-            owners = [owner for owner in ast.walk(tree) if isinstance(owner, ast.FunctionDef) and node in ast.walk(owner)]
+            owners = [
+                owner for owner in ast.walk(tree) if isinstance(owner, ast.FunctionDef) and node in ast.walk(owner)
+            ]
             assert [owner.name for owner in owners] == ["_package_module"]
             assert "find_spec" in ast.unparse(owners[0])

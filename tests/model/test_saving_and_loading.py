@@ -199,7 +199,9 @@ def test_a_trained_backbone_can_be_given_a_head_for_other_labels(tmp_path):
     model = small_model()
     model.save_pretrained(tmp_path)
     config = CSSFEConfig.from_pretrained(tmp_path).to_dict()
-    config = CSSFEConfig(**{**config, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": None, "class_counts": [9, 8, 7]})
+    config = CSSFEConfig(
+        **{**config, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": None, "class_counts": [9, 8, 7]}
+    )
     loaded = CSSFEForImageClassification.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     assert logits_of(loaded, images_for(model)).shape == (2, 3)
     for name, tensor in model.cssfe.backbone.state_dict().items():
