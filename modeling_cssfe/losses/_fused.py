@@ -118,12 +118,12 @@ class _TwoSided(torch.autograd.Function):
         slope_needed = ctx.needs_input_grad[0]
         error = scores if _is(shift, 0) else scores - shift
         positive_error = (error if _is(margin, 0) else error - margin) * -positive_scale
-        negative_error = error if _is(negative_scale, 1) else error * negative_scale
-        wrong: list[Any] = [None, None]
+        # A fresh copy even at scale 1, since the sides work in place; `error` itself is fresh if it was shifted.
+        negative_error = error * negative_scale if error is scores else error.mul_(negative_scale)
         gammas: Any = (gamma, gamma)
-        if slope_needed or guide is not None or gamma > 0:
-            wrong = [positive_error.sigmoid(), negative_error.sigmoid()]
+        wrong: Any = (None, None)
         if guide is not None:
+            wrong = positive_error.sigmoid(), negative_error.sigmoid()
             gammas = guide(*wrong)
         value, slope = _side(positive_error, wrong[0], -positive_scale, positive_divisor, gammas[0], slope_needed)
         values, slopes = _side(negative_error, wrong[1], negative_scale, negative_divisor, gammas[1], slope_needed)
@@ -146,36 +146,31 @@ class _TwoSided(torch.autograd.Function):
 
 
 def _side(
-    error: torch.Tensor, sigmoid: Any, scale: Any, divisor: Any, gamma: Any, slope_needed: bool
+    error: torch.Tensor, sigmoid: torch.Tensor | None, scale: Any, divisor: Any, gamma: Any, slope_needed: bool
 ) -> tuple[Any, Any]:
-    """`softplus(e) sigmoid(e)^gamma / divisor`, and its slope in the logit if needed; overwrites the sigmoid.
+    """`softplus(e) sigmoid(e)^gamma / divisor`, and its slope in the logit if needed; overwrites the error.
 
-    The slope is `scale / divisor * s^gamma (s + gamma softplus(e) (1 - s))` with `s = sigmoid(e)`.
+    The slope is `scale / divisor * s^gamma (s + g - s g)` with `s = sigmoid(e)` and `g = gamma softplus(e)`.
     """
     value = softplus(error)
-    slope = sigmoid
-    if not _is(gamma, 0):
-        focus = _power(sigmoid, error, value, gamma)
-        if slope_needed:
-            slope = (1 - sigmoid).mul_(value).mul_(gamma).add_(sigmoid).mul_(focus)
+    if _is(gamma, 0):
+        slope = error.sigmoid_() if slope_needed else None
+    else:
+        if not isinstance(gamma, torch.Tensor) and gamma == int(gamma) and gamma <= 8:
+            sigmoid = error.sigmoid_() if sigmoid is None else sigmoid
+            focus = integer_power(sigmoid, int(gamma))
+        else:
+            # log sigmoid(e) = e - softplus(e); `**` with other exponents costs several times an `exp` on a CPU.
+            focus = (error - value).mul_(gamma).exp_()
+            sigmoid = error.sigmoid_() if sigmoid is None else sigmoid
+        slope = (value * gamma).lerp_(value.new_ones(()), sigmoid).mul_(focus) if slope_needed else None
         value.mul_(focus)
     if not _is(divisor, 1):
         value.div_(divisor)
         scale = scale / divisor
-    if slope_needed and not _is(scale, 1):
+    if slope is not None and not _is(scale, 1):
         slope.mul_(scale)
     return value, slope
-
-
-def _power(sigmoid: torch.Tensor, error: torch.Tensor, softplus_of_error: torch.Tensor, gamma: Any) -> torch.Tensor:
-    """`sigmoid ** gamma`, by squaring for small whole exponents and by `exp` otherwise.
-
-    `**` with any exponent but 2 and 3 costs several times an `exp` on a CPU.
-    """
-    if not isinstance(gamma, torch.Tensor) and gamma == int(gamma) and gamma <= 8:
-        return integer_power(sigmoid, int(gamma))
-    # log sigmoid(e) = e - softplus(e)
-    return (error - softplus_of_error).mul_(gamma).exp_()
 
 
 def integer_power(base: torch.Tensor, exponent: int) -> torch.Tensor:

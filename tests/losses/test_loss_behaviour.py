@@ -232,15 +232,33 @@ def test_the_whole_loss_compiles_to_one_graph(name):
         torch.testing.assert_close(graph, eager)
 
 
-@pytest.mark.parametrize("name", ["focal", "cb_focal", "ldam", "db", "db_focal", "pg", "two_way"])
-def test_a_gradient_that_does_not_exist_is_refused_not_wrong(name):
+CLOSED_FORM = ["focal", "cb_focal", "ldam", "db", "db_focal", "pg", "two_way"]
+
+
+@pytest.mark.parametrize("name", CLOSED_FORM)
+def test_a_gradient_for_the_labels_that_does_not_exist_is_refused_not_missing(name):
     logits, labels = make_batch()
-    loss = build_loss(name, COUNTS, TOTAL)
     with pytest.raises(ValueError, match=r"labels require a gradient.*labels\.detach\(\)"):
-        loss(logits, labels.requires_grad_())
+        build_loss(name, COUNTS, TOTAL)(logits, labels.requires_grad_())
+
+
+@pytest.mark.parametrize("name", [*CLOSED_FORM, "asl"])
+def test_a_second_derivative_that_does_not_exist_is_refused_not_zero(name):
+    logits, labels = make_batch()
     logits.requires_grad_()
-    with pytest.raises(RuntimeError, match="no second derivative; take its gradient without create_graph=True"):
-        torch.autograd.grad(loss(logits, labels.detach()), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"no second derivative.*create_graph=True"):
+        torch.autograd.grad(build_loss(name, COUNTS, TOTAL)(logits, labels), logits, create_graph=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"margin": 0, "gamma_pos": 1}, {"gamma_neg": 0}], ids=str)
+def test_asl_is_the_same_in_closed_form_and_on_autograd(options):
+    logits, labels = make_batch(dtype=torch.float64)
+    loss = build_loss("asl", **options)
+    value, gradient = value_and_gradient(loss, logits, labels)
+    # Labels that require a gradient leave the closed form.
+    value_again, gradient_again = value_and_gradient(loss, logits, labels.double().requires_grad_())
+    torch.testing.assert_close(value, value_again)
+    torch.testing.assert_close(gradient, gradient_again)
 
 
 @every_loss
