@@ -10,6 +10,7 @@ import difflib
 import inspect
 import os
 import sys
+from typing import Any
 
 import timm
 import torch
@@ -76,7 +77,7 @@ class CSSFEBackbone(nn.Module):
         super().__init__()
         self.name = config.backbone
         self.image_size = config.image_height_and_width
-        self.timm_model = build_timm_model(self.name, self.image_size, config.num_channels, config.backbone_kwargs)
+        self.timm_model: Any = build_timm_model(self.name, self.image_size, config.num_channels, config.backbone_kwargs)
         with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
             probe, output = self._probe(config, self.image_size)
             self.unused_children = self._remove_unused_children(probe, output)
@@ -88,7 +89,8 @@ class CSSFEBackbone(nn.Module):
         if self.map_size == (1, 1) and not self._grows(config):
             self._refuse(output)
         self.gradient_checkpointing = False  # by this attribute transformers finds what can recompute activations
-        for module in self.timm_model.modules():
+        modules: list[Any] = list(self.timm_model.modules())
+        for module in modules:
             module._is_timm_module = True  # for `CSSFEPreTrainedModel._init_weights`
             for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
                 # By this mark transformers leaves what timm has initialised alone. A tensor on the meta device has no
@@ -96,9 +98,9 @@ class CSSFEBackbone(nn.Module):
                 if not tensor.is_meta:
                     tensor._is_hf_initialized = True
 
-    def _probe(self, config, image_size: tuple[int, int]) -> tuple[nn.Module, torch.Tensor]:
+    def _probe(self, config, image_size: tuple[int, int]) -> tuple[Any, torch.Tensor]:
         """Build the architecture for an image size and run it once; to be called on the meta device."""
-        probe = build_timm_model(self.name, image_size, config.num_channels, config.backbone_kwargs).eval()
+        probe: Any = build_timm_model(self.name, image_size, config.num_channels, config.backbone_kwargs).eval()
         try:
             return probe, probe.forward_features(torch.empty(1, config.num_channels, *image_size))
         except (AssertionError, RuntimeError, ValueError) as error:
@@ -151,7 +153,7 @@ class CSSFEBackbone(nn.Module):
 
     def _token_grid(self, num_tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patch tokens for an image of the given size."""
-        patch_embed = getattr(self.timm_model, "patch_embed", None)
+        patch_embed: Any = getattr(self.timm_model, "patch_embed", None)
         if hasattr(patch_embed, "dynamic_feat_size"):
             height, width = patch_embed.dynamic_feat_size(image_size)
         else:

@@ -272,7 +272,7 @@ class CSSFEConfig(PreTrainedConfig):
         problems = []
         if label_names is not None:
             label_names = [str(name) for name in label_names]
-            given = self.id2label
+            given: dict | None = self.id2label  # type: ignore[has-type]
             if given is not None and [given[key] for key in sorted(given, key=int)] != label_names:
                 problems.append("label_names and id2label name different classes: give one of them")
             self.id2label = dict(enumerate(label_names))
@@ -362,8 +362,8 @@ class CSSFEConfig(PreTrainedConfig):
         sizes = self.image_size if isinstance(self.image_size, list | tuple) else [self.image_size]
         if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
             problems.append(f"image_size is {self.image_size!r}: give a number of pixels or [height, width]")
-        positive = ("num_channels", "label_embedding_dim", "feature_size", "hidden_size", "attention_size")
-        positive += ("num_attention_heads", "attention_head_dim", "intermediate_size", "num_samples")
+        positive = ["num_channels", "label_embedding_dim", "feature_size", "hidden_size", "attention_size"]
+        positive += ["num_attention_heads", "attention_head_dim", "intermediate_size", "num_samples"]
         for field in positive:
             value = getattr(self, field)
             if value is not None and value < 1:

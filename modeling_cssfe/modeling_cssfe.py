@@ -589,7 +589,7 @@ class CSSFEModel(CSSFEPreTrainedModel):
         if torch.compiler.is_compiling():
             return self._compute_label_side()
         modules = [self.label_encoder, self.enhancement] if self.config.uses_enhancement else [self.label_encoder]
-        tensors = [self.label_embeddings, self.group_ranks]
+        tensors: list[torch.Tensor] = [self.label_embeddings, self.group_ranks]
         tensors += [parameter for module in modules for parameter in module.parameters()]
         if (
             torch.is_grad_enabled()
