@@ -8,8 +8,8 @@ it from being collected here. What is skipped or done in another way has its rea
 import copy
 import unittest
 
+import pytest
 import torch
-from tests import test_modeling_common, test_pipeline_mixin
 from tests.test_configuration_common import ConfigTester
 from tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 from tests.test_modeling_common import ModelTesterMixin, floats_tensor
@@ -19,6 +19,7 @@ from transformers.testing_utils import torch_device
 
 import modeling_cssfe
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, CSSFEImageProcessor, CSSFEModel
+from tests import test_modeling_common, test_pipeline_mixin
 
 
 # The common tests find out what a class is for by these tables, which hold transformers' own models only.
@@ -73,7 +74,7 @@ class CSSFEModelTester:
 
 
 class CSSFEModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
-    all_model_classes = (CSSFEModel, CSSFEForImageClassification)
+    all_model_classes: tuple = (CSSFEModel, CSSFEForImageClassification)
     pipeline_model_mapping = {  # noqa: RUF012
         "image-feature-extraction": CSSFEModel,
         "image-classification": CSSFEForImageClassification,
@@ -102,13 +103,13 @@ class CSSFEModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
         return inputs
 
     def _prepare_config_and_inputs_for_retain_grad_hidden_states_attentions(self):
-        """The first attention of net2 and net3, M', is returned as a view for every image, which nothing comes after."""
+        """The first attention of net2 and net3, M', is returned as a view for each image, which nothing comes after."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         config.ablation = "net1"
         return config, inputs
 
     def test_retain_grad_hidden_states_attentions(self):
-        """The first output of `CSSFEModel` are the features, before any attention; that of the classifier the logits."""
+        """`CSSFEModel` returns the features first, which come before any attention; the classifier its logits."""
         self.all_model_classes = (CSSFEForImageClassification,)
         super().test_retain_grad_hidden_states_attentions()
 
@@ -129,7 +130,7 @@ class CSSFEModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
                 with torch.no_grad():
                     outputs = model(**self._prepare_for_class(inputs_dict, model_class), **arguments)
                 shapes = [tuple(weights.shape[1:]) for weights in outputs.attentions]
-                self.assertEqual(shapes, [(1, classes, classes), (2, classes, 2 * classes)])
+                assert shapes == [(1, classes, classes), (2, classes, 2 * classes)]
             config.output_attentions = False
 
     def test_hidden_states_output(self):
@@ -143,7 +144,7 @@ class CSSFEModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
                 with torch.no_grad():
                     outputs = model(**self._prepare_for_class(inputs_dict, model_class), **arguments)
                 shapes = [tuple(states.shape[1:]) for states in outputs.hidden_states]
-                self.assertEqual(shapes, [(12, 2, 2), (self.model_tester.num_labels, self.model_tester.hidden_size)])
+                assert shapes == [(12, 2, 2), (self.model_tester.num_labels, self.model_tester.hidden_size)]
             config.output_hidden_states = False
 
     def test_problem_types(self):
@@ -152,7 +153,7 @@ class CSSFEModelTest(ModelTesterMixin, PipelineTesterMixin, unittest.TestCase):
         model = CSSFEForImageClassification(config).to(torch_device).train()
         model(**self._prepare_for_class(inputs_dict, CSSFEForImageClassification, return_labels=True)).loss.backward()
         for problem_type in ("single_label_classification", "regression"):
-            with self.assertRaises(ValueError):
+            with pytest.raises(ValueError, match="only 'multi_label_classification'"):
                 CSSFEConfig(problem_type=problem_type)
 
 

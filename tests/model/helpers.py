@@ -1,13 +1,15 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Small models that the tests of this folder share."""
 
+from typing import Any
+
 import torch
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 
 
 # timm's test architecture, narrowed: 16 thousand parameters, 12 feature channels, stride 32.
-SMALL_BACKBONE = {"backbone": "test_resnet", "backbone_kwargs": {"channels": [4, 8, 8, 12]}}
+SMALL_BACKBONE: dict[str, Any] = {"backbone": "test_resnet", "backbone_kwargs": {"channels": [4, 8, 8, 12]}}
 FEATURES = 12
 # Counts of classes 0 to 19: medium, tail and head in no order of the ids.
 COUNTS = [30, 5, 500, 100, 19, 20, 7, 99, 250, 3, 1, 40, 775, 12, 55, 101, 6, 28, 2, 64]

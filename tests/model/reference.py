@@ -106,7 +106,7 @@ def _softmax(scalars):
 
 
 def _label_tokens(state, config):
-    raw = [row for row in state["cssfe.label_embeddings"]]
+    raw = list(state["cssfe.label_embeddings"])
     if config.center_label_embeddings:
         raw = _centred(raw, slow_ranks(config))
     if config.label_projection == "linear":

@@ -258,9 +258,10 @@ def render_table() -> str:
     lines = [
         "# Backbones",
         "",
-        "Any timm architecture whose features are maps or patch tokens serves as `backbone`. The table lists those that",
-        "the tests build, train for a step, save and load at two image sizes, without network; it is made by",
-        "`tests/model/test_backbones.py`. Prefix tokens (class token, registers) are taken off before tokens become maps.",
+        "Any timm architecture whose features are maps or patch tokens serves as `backbone`. The table lists those",
+        "that the tests build, train for a step, save and load at two image sizes, without network; it is made by",
+        "`tests/model/test_backbones.py`. Prefix tokens (class token, registers) are taken off before tokens become",
+        "maps.",
         "",
         "| family | tested with | timm's features | prefix tokens | one position is | takes other image sizes |",
         "|---|---|---|---|---|---|",

@@ -75,14 +75,21 @@ UNKNOWN = {
 def test_unknown_labels_leave_the_loss_as_if_they_were_absent(what, mark):
     model = small_model(preset="paper")
     labels = [[mark if entry == -1 else float(entry) for entry in row] for row in UNKNOWN[what]]
-    logits = []
-    model.classifier.register_forward_hook(lambda _, __, output: (output.retain_grad(), logits.append(output))[0])
+    logits: list[torch.Tensor] = []
+
+    def keep(module, inputs, output):
+        output.retain_grad()
+        logits.append(output)
+
+    model.classifier.register_forward_hook(keep)
     out = model(images_for(model, 3), labels=torch.tensor(labels))
     assert out.loss.item() == pytest.approx(slow_asl(out.logits.double(), labels, 0.0), rel=1e-5)
     out.loss.backward()
     unknown = torch.tensor(UNKNOWN[what]) == -1
-    assert (logits[0].grad[unknown] == 0).all()
-    assert (logits[0].grad[~unknown] != 0).all()
+    gradient = logits[0].grad
+    assert gradient is not None
+    assert (gradient[unknown] == 0).all()
+    assert (gradient[~unknown] != 0).all()
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
@@ -144,7 +151,7 @@ def test_images_of_the_wrong_shape_are_refused_in_one_line(model, shape):
 
 
 def test_no_images_are_refused_in_one_line(model):
-    with pytest.raises(ValueError, match="pixel_values must be .* got None"):
+    with pytest.raises(ValueError, match=r"pixel_values must be .* got None"):
         model(None)
 
 
