@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -423,11 +424,11 @@ class CSSFEPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["CSSFEBackbone", "CSSFEFusionBlock"]  # noqa: RUF012
+    _no_split_modules: ClassVar = ["CSSFEBackbone", "CSSFEFusionBlock"]
     _supports_sdpa = True
     _supports_attention_backend = True
-    _keep_in_fp32_modules_strict = ["label_embeddings"]  # noqa: RUF012
-    _can_record_outputs = {  # noqa: RUF012
+    _keep_in_fp32_modules_strict: ClassVar = ["label_embeddings"]
+    _can_record_outputs: ClassVar = {
         "hidden_states": [
             OutputRecorder(CSSFEBackbone, capture_initial_hidden_state=False),
             OutputRecorder(CSSFEFusionBlock, capture_initial_hidden_state=False),
@@ -461,6 +462,8 @@ class CSSFEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, CSSFEModel) and module.config.uses_fusion:
             init.copy_(module.label_embeddings, _random_label_embeddings(module.config))
             init.copy_(module.group_ranks, torch.tensor(module.config.group_ranks))
+        else:
+            super()._init_weights(module)
 
     def _init_timm_module(self, module):
         """Fill what a checkpoint lacked; what timm itself has initialised is marked as such and stays."""
