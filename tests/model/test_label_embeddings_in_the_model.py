@@ -2,6 +2,7 @@
 """Label embeddings of any width, their buffer, and their centring."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from modeling_cssfe import CSSFEForImageClassification
 from modeling_cssfe.configuration_cssfe import ABLATIONS, PRESETS
 
 from .helpers import COUNTS, SMALL_BACKBONE, images_for, small_config, small_model
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "label_embeddings"
 
 
 @pytest.mark.parametrize("width", [1024, 512, 300, 768])
@@ -104,6 +108,23 @@ def test_centring_spreads_embeddings_that_all_look_alike_and_gives_them_one_leng
     centred = embeddings.double() - embeddings.double().mean(0)
     expected = centred / centred.norm(dim=1, keepdim=True) * 8
     torch.testing.assert_close(rows.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="there are no label embeddings at ../shared/data")
+@pytest.mark.parametrize("name", ["coco80_clip_vitb32", "voc20_clip_vitb16"])
+def test_centring_spreads_clips_own_embeddings_of_class_names(name):
+    from safetensors.torch import load_file
+
+    embeddings = load_file(SHARED / f"{name}.safetensors")["label_embeddings"].float()
+    assert cosines(embeddings).mean() > 0.65
+    counts = [[500, 50, 5][index % 3] for index in range(len(embeddings))]
+    model = small_model(
+        class_counts=counts,
+        label_embedding_dim=embeddings.shape[1],
+        center_label_embeddings=True,
+        id2label={index: str(index) for index in range(len(counts))},
+    )
+    assert cosines(seen_by_the_projection(model, embeddings)).mean().abs() < 0.1
 
 
 def test_without_centring_the_projection_sees_the_embeddings_themselves():

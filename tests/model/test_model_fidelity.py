@@ -71,6 +71,8 @@ def compare_with_reference(model, batch: int = 2, seed: int = 3):
             slow_objective = slow_objective + (direction.double() * reference).sum()
     objective.backward()
     slow_objective.backward()
+    assert mine.grad is not None
+    assert slow.grad is not None
     assert_close_to_reference(mine.grad, slow.grad, "gradient of the features")
     for name, parameter in parameters.items():
         reference = state[name].grad
