@@ -233,7 +233,10 @@ def _fit(recipe, model, processor, data, folder, accelerator, quiet) -> dict[str
     loaders = dict(zip(loaders, prepared_loaders, strict=True))
     best: dict[str, Any] = {"epoch": None, "score": -1.0, "validation": None, "state": None, "test": None}
     for epoch in range(1, recipe.epochs + 1):
-        _tell_epoch(epoch - 1, loaders[recipe.train_split], train_sampler, model.criterion)
+        loaders[recipe.train_split].set_epoch(epoch - 1)
+        train_sampler.set_epoch(epoch - 1)
+        if hasattr(model.criterion, "set_epoch"):  # deferred re-weighting
+            model.criterion.set_epoch(epoch - 1, recipe.epochs)
         entry = _train_epoch(
             recipe, epoch, prepared, average, loaders[recipe.train_split], optimizer, schedule, accelerator, quiet
         )
@@ -317,13 +320,6 @@ def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
         for module in backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-
-
-def _tell_epoch(epoch: int, *parts) -> None:
-    """Let everything that depends on the epoch know it: order, augmentation, deferred re-weighting."""
-    for part in parts:
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
 
 
 def _judge(judged, loader, data: _Data, split: str, model, accelerator) -> dict[str, Any]:
