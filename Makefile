@@ -24,8 +24,8 @@ quickstart: $(BIN)/.installed ## Train Net-0 and CSSFE on LT-Digits, compare the
 	$(BIN)/cssfe train --recipe lt_digits_net0 --output_dir $(OUT)/net0
 	$(BIN)/cssfe train --recipe lt_digits --output_dir $(OUT)/cssfe
 	$(BIN)/python data_scripts/export_images.py lt_digits --split test --indices 0 --output_dir $(OUT)/images
-	$(BIN)/cssfe predict $(OUT)/cssfe $(OUT)/images
-	$(BIN)/cssfe explain $(OUT)/cssfe $(OUT)/images/*.png --output $(OUT)/explanation.png
+	$(BIN)/cssfe predict $(OUT)/cssfe $(OUT)/images/0000.png
+	$(BIN)/cssfe explain $(OUT)/cssfe $(OUT)/images/0000.png --output $(OUT)/explanation.png
 	$(BIN)/cssfe evaluate $(OUT)/net0 $(OUT)/cssfe --data lt_digits --split test
 
 style: $(BIN)/.installed ## Check formatting, lint and types
@@ -34,4 +34,4 @@ style: $(BIN)/.installed ## Check formatting, lint and types
 	$(BIN)/mypy
 
 test: $(BIN)/.installed style ## Check style, then run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2

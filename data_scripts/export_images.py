@@ -1,4 +1,4 @@
-"""Write images of a data set to files, named by their labels: something to predict on, or to look at."""
+"""Write images of a data set to files and print their labels: something to predict on, or to look at."""
 
 import argparse
 from pathlib import Path
@@ -18,9 +18,9 @@ def main() -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for index in arguments.indices:
         row = dataset[index]
-        file = arguments.output_dir / f"{index:04d}_{'-'.join(names[label] for label in row['labels'])}.png"
+        file = arguments.output_dir / f"{index:04d}.png"
         decode_image(row["image"], image_id=row["image_id"]).save(file)
-        print(file)
+        print(f"{file}: {', '.join(names[label] for label in row['labels']) or 'no label'}")
 
 
 if __name__ == "__main__":

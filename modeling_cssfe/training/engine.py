@@ -216,7 +216,7 @@ def _build_loaders(recipe: Recipe, processor, data: _Data) -> dict[str, DataLoad
 
 def _fit(recipe, model, processor, data, folder, accelerator, quiet) -> dict[str, Any]:
     """Train for all epochs; return the best epoch's results and leave its weights in `model`."""
-    loaders = _build_loaders(recipe, processor, data)
+    loaders: dict[str, Any] = _build_loaders(recipe, processor, data)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     model.to(accelerator.device)
@@ -228,7 +228,7 @@ def _fit(recipe, model, processor, data, folder, accelerator, quiet) -> dict[str
     schedule = build_schedule(optimizer, recipe, recipe.epochs * updates_per_epoch)
     if recipe.compile:
         model.compile()
-    train_sampler = loaders[recipe.train_split].sampler
+    train_sampler: Any = loaders[recipe.train_split].sampler
     prepared, optimizer, *prepared_loaders = accelerator.prepare(model, optimizer, *loaders.values())
     loaders = dict(zip(loaders, prepared_loaders, strict=True))
     best: dict[str, Any] = {"epoch": None, "score": -1.0, "validation": None, "state": None, "test": None}
