@@ -91,9 +91,10 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
     data = _load_data(recipe, show_progress=accelerator.is_main_process and not quiet)
     model = _build_model(recipe, data)
     processor = CSSFEImageProcessor.from_model_config(model.config)
+    loaders = _build_loaders(recipe, processor, data)
     if accelerator.is_main_process:
         folder.create()
-    best = _fit(recipe, model, processor, data, folder, accelerator, quiet)
+    best = _fit(recipe, model, loaders, data, folder, accelerator, quiet)
     results = {
         **{key: best["validation"][key] for key in SUMMARY},
         "per_class": best["validation"]["per_class"],
@@ -214,9 +215,8 @@ def _build_loaders(recipe: Recipe, processor, data: _Data) -> dict[str, DataLoad
     return loaders
 
 
-def _fit(recipe, model, processor, data, folder, accelerator, quiet) -> dict[str, Any]:
+def _fit(recipe, model, loaders: dict[str, Any], data, folder, accelerator, quiet) -> dict[str, Any]:
     """Train for all epochs; return the best epoch's results and leave its weights in `model`."""
-    loaders: dict[str, Any] = _build_loaders(recipe, processor, data)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     model.to(accelerator.device)

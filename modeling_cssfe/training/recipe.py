@@ -155,6 +155,8 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append(f"crop_scale is {list(recipe.crop_scale)}: give two fractions, smallest first")
     if not isinstance(recipe.backbone_weights, bool | str):
         problems.append(f"backbone_weights is {recipe.backbone_weights!r}: give true, false or a .safetensors file")
+    if recipe.sampler == "two_branch":
+        problems.append("sampler 'two_branch' draws pairs of batches for models of two branches: choose another")
     if recipe.validation_split == recipe.test_split:
         problems.append(f"validation_split and test_split are both {recipe.test_split!r}: choose on another split")
     return problems

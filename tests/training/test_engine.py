@@ -135,6 +135,9 @@ def test_bad_data_is_an_error_before_anything_is_written(tiny_data, tmp_path):
         train(load_recipe(None, [*tiny_overrides(tiny_data), "model.hiden_size=3"]), tmp_path / "run", quiet=True)
     with pytest.raises(ValueError, match="unknown loss"):
         train(load_recipe(None, tiny_overrides(tiny_data, loss="asll")), tmp_path / "run", quiet=True)
+    for key, value in (("sampler", "clas_aware"), ("augmentation", "rnd"), ("sampler", "two_branch")):
+        with pytest.raises(ValueError, match=value):
+            train(load_recipe(None, tiny_overrides(tiny_data, **{key: value})), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 
