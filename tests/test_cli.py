@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_scene, tiny_overrides
 from PIL import Image
+from tiny_runs import make_scene, tiny_overrides
 
 from modeling_cssfe.cli import build_parser, main
 

@@ -4,8 +4,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_COUNTS, tiny_overrides, write_parquet
 from sklearn.metrics import average_precision_score
+from tiny_runs import TINY_COUNTS, tiny_overrides, write_parquet
 
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.training import SavingError, evaluate_model, load_recipe, load_trained_model, train
