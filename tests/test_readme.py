@@ -44,7 +44,7 @@ def test_python_snippets_compile_and_import_what_exists(code):
 
 
 def test_every_file_and_folder_of_the_layout_exists():
-    layout = next(text for language, text in BLOCKS if not language)
+    layout = next(text for language, text in BLOCKS if not language and text.startswith("modeling_cssfe/"))
     for name in re.findall(r"^([a-z_]+)/", layout, flags=re.MULTILINE):
         assert (ROOT / name).is_dir(), name
 

@@ -108,8 +108,10 @@ def _resize(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 def draw_label_maps(image: "Image.Image", maps: Sequence[LabelMaps], path: str | os.PathLike) -> None:
     """Draw image, map before and map after enhancement side by side, a row a label.
 
-    The two maps of a row are each scaled from their own 0 (nothing speaks for the label) to their own maximum; the
-    scale bar beside each says what that is. The colour map (viridis) is safe for colour-blind readers.
+    Each map is scaled by its own largest magnitude, red above 0 and blue below (a pair that colour-blind readers tell
+    apart), the fainter the nearer to 0; the scale bar beside it has the values. For net0 red speaks for the label and
+    blue against it, as the logit is the map's mean. From net1 on a map weighs features which the fusion block then
+    reads, so either sign may stand on the object and the magnitude is what says where the model looks.
 
     Args:
         image: The photograph.
@@ -142,11 +144,10 @@ def draw_label_maps(image: "Image.Image", maps: Sequence[LabelMaps], path: str |
         if entry.after is not None:
             panels.append((row[2], entry.after, "after enhancement"))
         for axis, values, title in panels:
-            top = max(float(values.max()), 1e-6)
+            top = max(float(np.abs(values).max()), 1e-6)
             axis.imshow(image.convert("L"), cmap="gray")
             # The weaker a map's value, the more of the photograph shows through.
-            alpha = np.clip(values / top, 0, 1) * 0.75
-            drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=top, alpha=alpha)
+            drawn = axis.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, alpha=np.abs(values) / top * 0.75)
             figure.colorbar(ScalarMappable(drawn.norm, drawn.cmap), ax=axis, fraction=0.046 * shape, pad=0.02)
             axis.set_title(title)
         for axis in row:
