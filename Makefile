@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install quickstart test style
+.PHONY: help install quickstart test style bench-model
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,3 +35,6 @@ style: $(BIN)/.installed ## Check formatting, lint and types
 
 test: $(BIN)/.installed style ## Check style, then run all tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+bench-model: $(BIN)/.installed ## Measure what CSSFE costs on top of its backbone (about ten minutes; leave the machine alone)
+	$(BIN)/python benchmarks/model_cost.py --growth 1000 10000 --output benchmarks/results/model_cost.csv

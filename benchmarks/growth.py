@@ -1,10 +1,9 @@
 """One training step of CSSFE's head on synthetic features, for any number of classes."""
 
-import resource
 import time
 
 import torch
-from model_cost import class_counts
+from model_cost import class_counts, peak_resident_bytes
 from torch import nn
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
@@ -23,10 +22,10 @@ def head_step(num_classes: int) -> dict[str, float]:
     )
     model = CSSFEForImageClassification(config).train()
     model.cssfe.backbone, model.cssfe.feature_projection = SyntheticFeatures(), nn.Identity()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_bytes()
     labels = (torch.rand(1, num_classes) < 0.01).float()
     start = time.perf_counter()
     model(torch.zeros(1, 3, 448, 448), labels=labels).loss.backward()
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": round(seconds, 3), "peak_bytes": peak * 1024, "bytes_over_start": (peak - before) * 1024}
+    peak = peak_resident_bytes()
+    return {"seconds": round(seconds, 3), "peak_bytes": peak, "bytes_over_start": peak - before}

@@ -8,7 +8,6 @@ resident set on a CPU). `--growth` measures the head alone on synthetic maps up 
 import argparse
 import csv
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -84,6 +83,12 @@ def time_in_turns(steps: dict[str, Step], repeats: int) -> dict[str, list[float]
     return times
 
 
+def peak_resident_bytes() -> int:
+    """This process's own peak; `ru_maxrss` would begin at the peak of the process that started it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
 def peak_memory(step: Step) -> int:
     """Bytes at the peak of two steps."""
     if step.device.type == "cuda":
@@ -93,7 +98,7 @@ def peak_memory(step: Step) -> int:
         return torch.cuda.max_memory_allocated()
     step()
     step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
 
 
 def peak_memory_in_own_process(name: str, num_classes: int, training: bool, arguments) -> int | None:

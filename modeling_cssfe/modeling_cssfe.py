@@ -38,6 +38,8 @@ from .loss_cssfe import AsymmetricLoss, BinaryCrossEntropyLoss
 # Above this number of classes the (C, C) attention of the enhancement is computed in blocks of that many rows, so that
 # memory grows linearly with C. At 80 or 1,203 classes one block is both the fastest and small.
 ENHANCEMENT_ROWS = 2048
+# Beyond that number the fusion attends in blocks of queries too, so many that queries times keys stay below this.
+FUSION_ENTRIES = 2**22
 
 
 @dataclass
@@ -338,13 +340,26 @@ class CSSFEFusionAttention(nn.Module):
             query = query.expand(shape)
             key = torch.cat([self._split_heads(self.key(image_tokens)), key.expand(shape)], dim=2)
             value = torch.cat([self._split_heads(self.value(image_tokens)), value.expand(shape)], dim=2)
+        num_classes = query.shape[2]
+        if num_classes <= ENHANCEMENT_ROWS:
+            output, weights = self._attend(query, key, value, **kwargs)
+        else:
+            # With dropout most devices write the (C, 2C) weights of every head out; blocks of queries keep them small.
+            rows = max(1, FUSION_ENTRIES // key.shape[2])
+            blocks = [
+                checkpoint(self._attend, query[:, :, start : start + rows], key, value, use_reentrant=False, **kwargs)
+                for start in range(0, num_classes, rows)
+            ]
+            output, weights = torch.cat([block for block, _ in blocks], dim=1), None
+        # (B, C, heads, head_dim) -> (B, C, heads * head_dim)
+        return self.output(output.flatten(2)), weights
+
+    def _attend(self, query, key, value, **kwargs):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.attention_dropout if self.training else 0.0
-        output, weights = attention(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **kwargs)
-        # (B, C, heads, head_dim) -> (B, C, heads * head_dim)
-        return self.output(output.flatten(2)), weights
+        return attention(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **kwargs)
 
 
 class CSSFEFusionBlock(GradientCheckpointingLayer):
