@@ -3,20 +3,35 @@
 Dimensions and operations are those of the released network (preset `released`), and so is what makes it slow: label
 embeddings pass their MLP for every image, the product of features and maps is materialised as (B, C, D, H, W), and the
 Transformer block computes queries, keys, values and feed-forward for all 2C tokens of every image although only the
-outputs at the C label positions are used. The text tower, which the released code also runs in every step, is left out.
+outputs at the C label positions are used. The released code also runs the frozen text tower of CLIP RN50 over every
+class name in every step; `text_tower=True` adds it, with random weights, which cost the same.
 """
 
 import torch
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from modeling_cssfe.backbone_cssfe import CSSFEBackbone
 from modeling_cssfe.configuration_cssfe import CSSFEConfig
 from modeling_cssfe.loss_cssfe import asymmetric_loss
 
 
+# CLIP RN50's text tower: 12 layers of width 512 over prompts padded to 77 tokens, projected to 1024.
+TEXT_TOWER = CLIPTextConfig(
+    hidden_size=512,
+    num_attention_heads=8,
+    num_hidden_layers=12,
+    intermediate_size=2048,
+    max_position_embeddings=77,
+    projection_dim=1024,
+)
+
+
 class UnoptimisedCSSFE(nn.Module):
-    def __init__(self, config: CSSFEConfig):
+    def __init__(self, config: CSSFEConfig, text_tower: bool = False):
         super().__init__()
+        self.text_tower = CLIPTextModelWithProjection(TEXT_TOWER).requires_grad_(False) if text_tower else None
+        self.register_buffer("prompts", torch.randint(1, 40_000, (config.num_labels, 77)))
         self.backbone = CSSFEBackbone(config)
         width = self.backbone.num_features
         inner = config.num_attention_heads * config.attention_head_dim
@@ -43,8 +58,12 @@ class UnoptimisedCSSFE(nn.Module):
         batch = len(features)
         maps = self.class_activation(features)
         classes, height, width = maps.shape[1:]
+        embeddings = self.embeddings
+        if self.text_tower is not None:
+            with torch.no_grad():
+                embeddings = self.text_tower(self.prompts).text_embeds
         # (B, C, D): the same for every image, computed for every image
-        embeddings = self.label_mlp(self.embeddings.expand(batch, -1, -1).contiguous())
+        embeddings = self.label_mlp(embeddings.expand(batch, -1, -1).contiguous())
         scores = self.query(embeddings) @ self.key(embeddings).transpose(1, 2) / embeddings.shape[-1] ** 0.5
         context = ((scores * self.mask).softmax(dim=-1) @ maps.flatten(2)).view_as(maps)
         gate = self.gate(embeddings).sigmoid().view(batch, classes, height, width)

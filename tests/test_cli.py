@@ -12,7 +12,16 @@ from modeling_cssfe.cli import build_parser, main
 
 
 ROOT = Path(__file__).parents[1]
-VERBS = sorted(next(action for action in build_parser()._actions if action.dest == "verb").choices)
+
+
+def verbs_of(parser, dest="verb"):
+    choices = next(action for action in parser._actions if action.dest == dest).choices
+    for name, verb in sorted(choices.items()):
+        actions = list(verbs_of(verb, "action")) if any(one.dest == "action" for one in verb._actions) else [""]
+        yield from (f"{name} {action}".strip() for action in actions)
+
+
+VERBS = list(verbs_of(build_parser()))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,7 @@ def scene(tmp_path_factory):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_defaults(verb, capsys):
-    assert main([verb, "--help"]) == 0
+    assert main([*verb.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert f"cssfe {verb}" in text
     if verb not in ("losses", "info"):
@@ -61,7 +70,7 @@ def test_version_and_no_verb(capsys):
         (["explain", "{run}", "{scene}", "--labels", "blu"], "did you mean 'blue'"),
         (["explain", "{run}", "{scene}", "--output", "{new}.jpg"], "choose a .png or .svg"),
         (["card", "{empty}"], "holds no results.json"),
-        (["data", "{empty}"], "{empty}"),
+        (["data", "inspect", "{empty}"], "{empty}"),
     ],
     ids=lambda value: value if isinstance(value, str) else "_".join(value)[:40],
 )
@@ -132,7 +141,7 @@ def test_losses_and_info_list_the_registries(capsys):
 
 
 def test_data_shows_counts_and_groups(tiny_data, capsys):
-    assert main(["data", str(tiny_data), "--head_min", "12", "--tail_max", "6"]) == 0
+    assert main(["data", "inspect", str(tiny_data), "--head_min", "12", "--tail_max", "6"]) == 0
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     shown = {row[0]: row[1:] for row in rows if row and row[0] in ("red", "green", "blue")}
     assert shown == {

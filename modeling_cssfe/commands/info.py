@@ -1,0 +1,45 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""`cssfe losses` and `cssfe info`: what there is."""
+
+import argparse
+
+from ._verbs import AddVerb
+
+
+def register(add: AddVerb) -> None:
+    """Declare `cssfe losses` and `cssfe info`."""
+    add("losses", _losses, "List the losses.")
+    add("info", _info, "Show versions, hardware, shipped recipes and presets.")
+
+
+def _losses(options: argparse.Namespace) -> None:
+    from rich.table import Table
+
+    from ..losses import get_loss_entry, list_losses
+    from ..training.report import show
+
+    table = Table("loss", "what it does", "sampler")
+    for entry in map(get_loss_entry, list_losses()):
+        table.add_row(entry.name, entry.description, entry.sampler)
+    show(table)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from rich.table import Table
+
+    from ..configuration_cssfe import ABLATIONS, PRESETS
+    from ..training.environment import describe_environment
+    from ..training.recipe import list_recipes
+    from ..training.report import show
+
+    table = Table("what", "value")
+    for key, value in describe_environment().items():
+        table.add_row(key, "-" if value is None else str(value))
+    table.add_section()
+    table.add_row("presets", ", ".join(PRESETS))
+    table.add_row("ablations", ", ".join(ABLATIONS))
+    table.add_row("recipes", ", ".join(list_recipes()))
+    show(table)
+
+
+__all__ = ["register"]
