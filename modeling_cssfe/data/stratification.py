@@ -9,6 +9,7 @@ The same labels and seed give the same rows on every machine: the only random nu
 PCG64 generator, whose stream numpy keeps fixed, and all sums and comparisons are of whole numbers.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -219,7 +220,7 @@ def _whole_sizes(sizes: Sequence[float], num_images: int) -> list[int]:
     ends = [0]
     for position in range(len(shares)):
         ends.append(min(num_images, int(sum(shares[: position + 1]) * num_images + Fraction(1, 2))))
-    return [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def _check_values(values: np.ndarray) -> None:
