@@ -155,7 +155,7 @@ def test_autocast_is_close_to_fp32_and_its_gradients_are_finite(preset, dtype, t
 @pytest.mark.parametrize("pooling", ["mean", "relu", "softmax"])
 def test_large_maps_do_not_overflow_fp16(pooling):
     """A sum over positions before its division would leave fp16's range, 65,504."""
-    from modeling_cssfe.modeling_cssfe import pool_features
+    from modeling_cssfe.layers_cssfe import pool_features
 
     features, maps = torch.full((1, 4, 56, 56), 30.0), torch.full((1, 2, 56, 56), 30.0)
     pooled = pool_features(features.half(), maps.half(), pooling)
@@ -238,7 +238,7 @@ def test_channels_last_gives_the_same_numbers_and_gradients(preset):
 
 def test_ten_thousand_classes_never_hold_a_square_matrix():
     """Above `ENHANCEMENT_ROWS` classes the (C, C) attention exists a block of rows at a time, also in the backward."""
-    from modeling_cssfe.modeling_cssfe import ENHANCEMENT_ROWS, CSSFEMapEnhancement
+    from modeling_cssfe.layers_cssfe import ENHANCEMENT_ROWS, CSSFEMapEnhancement
 
     classes = 2 * ENHANCEMENT_ROWS + 100
     config = small_config(num_labels=5, class_counts=[1 + index % 150 for index in range(classes)])

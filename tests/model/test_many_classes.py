@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
-from modeling_cssfe import modeling_cssfe as code
+from modeling_cssfe import layers_cssfe as code
 
 
 def _model(**options):

@@ -171,7 +171,7 @@ def test_thresholds_of_the_groups_are_settings(preset):
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_enhancement_in_blocks_of_rows_agrees_with_the_slow_reference(preset, rows, monkeypatch):
-    monkeypatch.setattr("modeling_cssfe.modeling_cssfe.ENHANCEMENT_ROWS", rows)
+    monkeypatch.setattr("modeling_cssfe.layers_cssfe.ENHANCEMENT_ROWS", rows)
     compare_with_reference(small_model(preset=preset))
 
 

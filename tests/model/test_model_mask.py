@@ -147,7 +147,7 @@ def test_net2_and_unknown_counts_mask_nothing(preset):
 
 
 def test_the_docstrings_say_what_each_mode_blocks():
-    from modeling_cssfe.modeling_cssfe import CSSFEMapEnhancement
+    from modeling_cssfe.layers_cssfe import CSSFEMapEnhancement
 
     text = CSSFEMapEnhancement.__doc__ or ""
     for mode in ("multiply_weights", "multiply_scores", "remove"):
