@@ -13,6 +13,7 @@ from .records import IMAGE_SUFFIXES, records_to_datasets
 from .splits import files_by_split, split_of
 from .tables import unify_tables
 from .voc import flat_voc_folders, read_flat_voc, read_voc, voc_root
+from .yolo import YAML_SUFFIXES, read_yolo, yolo_source
 
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 ACCEPTED = (
     "'lt_digits', Parquet files, a saved or Hub data set, an image folder with metadata.jsonl or metadata.csv, COCO "
-    "JSON, or VOC XML"
+    "JSON, VOC XML, or YOLO text with data.yaml"
 )
 
 
@@ -54,6 +55,7 @@ def load_images(
     | a folder with `metadata.jsonl` or `metadata.csv` | an image folder; `modeling_cssfe.data.image_folder` |
     | a folder with `annotations/*.json`, or one JSON file | COCO; `modeling_cssfe.data.coco` |
     | a folder with `Annotations/*.xml`, or XML files beside images | VOC; `modeling_cssfe.data.voc` |
+    | a folder with `data.yaml` or `classes.txt`, or one YAML file | YOLO text; `modeling_cssfe.data.yolo` |
     | another name without a folder of that name | a data set of the Hugging Face Hub |
 
     Args:
@@ -70,7 +72,7 @@ def load_images(
         empty_cells: What a missing label cell means: `"error"`, `"unknown"` or `"negative"`.
         difficult: What VOC objects marked difficult and COCO crowds say: `"positive"` (the class is present, as in the
             field's benchmarks), `"ignore"` (nothing), or `"unknown"`.
-        image_root: Folder of the images of a COCO file, if they are not beside it.
+        image_root: Folder of the images of a COCO file or a YOLO data set, if they are not beside it.
         config_name: Configuration of a Hub data set.
         revision: Commit, tag or branch of a Hub data set.
         cache_dir: Where `datasets` keeps its converted files; by default its own cache.
@@ -106,6 +108,7 @@ def load_images(
             raise FileNotFoundError(f"there is no {text!r}; pass {ACCEPTED}.")
         return unify(_from_hub(text, config_name, revision, cache))
     root = path.resolve()
+    asked_root = None if image_root is None else Path(image_root).expanduser()
     if path.is_file():
         if path.suffix == ".parquet":
             return unify(_read_parquet({split_of(path.stem) or "train": [root]}, cache, text), root.parent)
@@ -113,10 +116,11 @@ def load_images(
             found = read_image_folder(root.parent, [root], options, image_column, id_column)
             return records_to_datasets(*found, label_names, text)
         if path.suffix == ".json":
-            images = None if image_root is None else Path(image_root).expanduser()
             folder = root.parent.parent if root.parent.name == "annotations" else root.parent
-            found_coco = read_coco([root], folder, images, difficult)
+            found_coco = read_coco([root], folder, asked_root, difficult)
             return records_to_datasets(*found_coco, label_names, text)
+        if path.suffix in YAML_SUFFIXES:
+            return records_to_datasets(*read_yolo(root, asked_root), label_names, text)
         raise ValueError(f"{text!r} is no data set file; pass {ACCEPTED}.")
     if not any(root.iterdir()):
         raise ValueError(f"the folder {text!r} is empty; pass {ACCEPTED}.")
@@ -135,11 +139,13 @@ def load_images(
         return records_to_datasets(read_voc(annotated, difficult, label_names), None, label_names, text)
     annotations = coco_files(root)
     if annotations:
-        images = None if image_root is None else Path(image_root).expanduser()
-        return records_to_datasets(*read_coco(annotations, root, images, difficult), label_names, text)
+        return records_to_datasets(*read_coco(annotations, root, asked_root, difficult), label_names, text)
     flat = flat_voc_folders(root)
     if flat:
         return records_to_datasets(read_flat_voc(flat, difficult, label_names), None, label_names, text)
+    named = yolo_source(root)
+    if named is not None:
+        return records_to_datasets(*read_yolo(named, asked_root), label_names, text)
     raise ValueError(f"the folder {text!r} {_what_it_holds(root)}; pass {ACCEPTED}.")
 
 
@@ -242,7 +248,8 @@ def _looks_like_path(text: str) -> bool:
         or "\\" in text
         or text.count("/") > 1
         or text.endswith("/")
-        or Path(text).suffix.lower() in (".parquet", ".json", ".jsonl", ".csv", ".xml", ".zip", ".tar", ".gz")
+        or Path(text).suffix.lower()
+        in (".parquet", ".json", ".jsonl", ".csv", ".xml", *YAML_SUFFIXES, ".zip", ".tar", ".gz")
     )
 
 
