@@ -4,10 +4,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ..configuration_cssfe import assign_groups
+from ..metrics import long_tail_map
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,24 @@ class ScoreTable:
             image_ids=tuple(self.image_ids[row] for row in rows),
             scores=self.scores[rows],
             labels=self.labels[rows],
+        )
+
+    def figures(self, **options: Any) -> dict[str, Any]:
+        """Return every figure of `long_tail_map`, at the table's thresholds unless `top_k` is given.
+
+        Args:
+            **options: `top_k`, `average_precision_method`, `num_bins` or `num_workers`, see `long_tail_map`.
+        """
+        if self.thresholds is not None and options.get("top_k") is None:
+            options = {"threshold": self.thresholds, **options}
+        return long_tail_map(
+            self.scores,
+            self.labels,
+            self.class_counts,
+            self.head_min,
+            self.tail_max,
+            label_names=self.label_names,
+            **options,
         )
 
 

@@ -11,13 +11,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from ..data import EvaluationTransform, build_data_loader, label_names_of, load_images
 from ..image_processing_cssfe import CSSFEImageProcessor
-from ..metrics import long_tail_map
 from ..modeling_cssfe import CSSFEForImageClassification
-from .environment import build_accelerator
 
 
 if TYPE_CHECKING:
@@ -25,10 +22,10 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def compute_scores(
+def compute_logits(
     model: nn.Module, loader: DataLoader, accelerator: Accelerator, description: str = "evaluating"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and labels of every image, in the data set's order, on every process.
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Logits and labels of every image, in the data set's order, on every process.
 
     Args:
         model: Returns `logits`; it is put into evaluation mode.
@@ -37,7 +34,7 @@ def compute_scores(
         description: Text of the progress bar.
 
     Returns:
-        `(N, C)` probabilities (the float64 sigmoid of fp32 logits) and `(N, C)` labels (1, 0, or -1 for unknown).
+        `(N, C)` fp32 logits on the CPU, and `(N, C)` labels (1, 0, or -1 for unknown).
     """
     model.eval()
     logits, labels = [], []
@@ -47,7 +44,19 @@ def compute_scores(
         gathered = accelerator.gather_for_metrics((output.logits.float(), batch["labels"]))
         logits.append(gathered[0].cpu())
         labels.append(gathered[1].cpu())
-    return torch.cat(logits).double().sigmoid().numpy(), torch.cat(labels).numpy()
+    return torch.cat(logits), torch.cat(labels).numpy()
+
+
+def compute_scores(
+    model: nn.Module, loader: DataLoader, accelerator: Accelerator, description: str = "evaluating"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of every image; see `compute_logits`.
+
+    Returns:
+        `(N, C)` probabilities (the float64 sigmoid of fp32 logits) and `(N, C)` labels (1, 0, or -1 for unknown).
+    """
+    logits, labels = compute_logits(model, loader, accelerator, description)
+    return logits.double().sigmoid().numpy(), labels
 
 
 def load_trained_model(path: str | os.PathLike) -> tuple[CSSFEForImageClassification, CSSFEImageProcessor]:
@@ -56,17 +65,37 @@ def load_trained_model(path: str | os.PathLike) -> tuple[CSSFEForImageClassifica
     Raises:
         ValueError: There is no CSSFE model; one line says what was looked for.
     """
+    return _load(path, CSSFEForImageClassification)
+
+
+def load_image_classifier(path: str | os.PathLike) -> tuple[Any, Any]:
+    """Any model of `AutoModelForImageClassification`, CSSFE or not, in fp32, and its image processor.
+
+    Args:
+        path: Folder or Hub repository. Code that lies in the repository is not run.
+
+    Raises:
+        ValueError: There is no such model; one line says what was looked for.
+    """
+    # transformers loads in the dtype that was saved; images come as fp32.
+    return _load(path, AutoModelForImageClassification, dtype=torch.float32)
+
+
+def _load(path: str | os.PathLike, model_class: Any, **options: Any) -> tuple[Any, Any]:
     name = os.fspath(path)
     if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
         raise ValueError(f"{name!r} holds no model (no config.json); give a folder that `cssfe train` wrote.")
     if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".") or name.count("/") != 1):
         raise ValueError(f"there is no folder {name!r}; give a folder that `cssfe train` wrote or a Hub repository.")
     try:
-        model = CSSFEForImageClassification.from_pretrained(name)
+        model = model_class.from_pretrained(name, **options)
         processor = AutoImageProcessor.from_pretrained(name)
     except OSError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot load a model from {name!r}: {reason}") from error
+    except ValueError as error:  # transformers lists every architecture it knows
+        reason = str(error).strip().splitlines()[0][:300]
+        raise ValueError(f"{name!r} is no image classification model that can be loaded: {reason}") from error
     return model.eval(), processor
 
 
@@ -102,7 +131,7 @@ def evaluate_model(
     num_workers: int = 0,
     mixed_precision: str = "no",
 ) -> dict[str, Any]:
-    """Evaluate a trained model on a data set.
+    """Evaluate a trained model on a data set; `modeling_cssfe.evaluation.scoring.score_model` gives its scores.
 
     Args:
         path: Folder or Hub repository of the model.
@@ -116,42 +145,20 @@ def evaluate_model(
         The result of `long_tail_map`, with `split`, `num_images` and `model` added.
 
     Raises:
-        ValueError: No such split, or classes that are not the model's.
+        ValueError: No such split, classes that are not the model's, or no training counts.
     """
-    model, processor = load_trained_model(path)
-    dataset, split = _choose_split(data, split)
-    accelerator = build_accelerator(mixed_precision)
-    loader = build_data_loader(dataset, EvaluationTransform(processor), batch_size=batch_size, num_workers=num_workers)
-    model, loader = accelerator.prepare(model, loader)
-    scores, labels = compute_scores(model, loader, accelerator)
-    config = accelerator.unwrap_model(model).config
-    labels = align_labels(labels, label_names_of(dataset), config.label_names)
-    counts = config.class_counts
-    result = long_tail_map(
-        scores,
-        labels,
-        counts if counts is not None else [config.head_min] * config.num_labels,
-        config.head_min,
-        config.tail_max,
-        label_names=config.label_names,
-        threshold=0.5 if config.thresholds is None else config.thresholds,
-    )
-    return {"model": os.fspath(path), "split": split, "num_images": len(labels), **result}
+    from ..evaluation.scoring import load_split, score_model  # which needs this module
+
+    judged = load_split(data, split)
+    table = score_model(path, judged, batch_size=batch_size, num_workers=num_workers, mixed_precision=mixed_precision)
+    return {"model": table.name, "split": judged.name, **table.figures()}
 
 
-def _choose_split(data, split: str | None) -> tuple["datasets.Dataset", str]:
-    import datasets
-
-    if isinstance(data, datasets.Dataset):
-        return data, split or "data"
-    splits = load_images(data)
-    if split is None:
-        split = next((name for name in ("test", "validation") if name in splits), None)
-        if split is None and len(splits) == 1:
-            split = next(iter(splits))
-    if split is None or split not in splits:
-        raise ValueError(f"the data has no split {split!r}; it has {', '.join(splits)}: name one with --split.")
-    return splits[split], split
-
-
-__all__ = ["align_labels", "compute_scores", "evaluate_model", "load_trained_model"]
+__all__ = [
+    "align_labels",
+    "compute_logits",
+    "compute_scores",
+    "evaluate_model",
+    "load_image_classifier",
+    "load_trained_model",
+]

@@ -1,0 +1,415 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""Scores in files, so that any model of any framework can be judged: CSV, Parquet and npz without pickle.
+
+| file | holds |
+|---|---|
+| CSV, Parquet, scores alone | `image_id` and one column a class, named after it, with its probability in [0, 1] |
+| CSV, Parquet, labels alone | the same with 1, 0, and -1 or an empty cell (NaN) for unknown |
+| CSV, Parquet, both | `image_id`, `score:NAME` and `label:NAME` for each class |
+| npz | the arrays `image_ids` (N,), `label_names` (C,), and `scores` (N, C), `labels` (N, C) or both; |
+|     | if known, also `class_counts` (C,), `thresholds` (C,), `head_min`, `tail_max` |
+
+Rows and columns may stand in any order: scores and labels are brought together by image id and by class name, and
+refused where one has an image or a class that the other lacks. Parquet and npz files that `write_scores` wrote also
+carry counts, bounds and thresholds; a CSV file does not.
+"""
+
+import csv
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data import label_matrix, label_names_of
+from ..metrics.inputs import check_choice
+from .score_table import ScoreTable
+from .splits import JudgedSplit
+
+
+if TYPE_CHECKING:
+    import datasets
+
+SCORE_SUFFIXES = (".csv", ".parquet", ".npz")
+ID_COLUMN = "image_id"
+_SCORE, _LABEL = "score:", "label:"
+# Key of the schema's metadata in Parquet files.
+_METADATA = b"cssfe"
+
+
+@dataclass
+class _Content:
+    """What a file holds: columns by class name, in the file's order."""
+
+    where: str
+    image_ids: list[str]
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    plain: dict[str, np.ndarray] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+def is_score_file(path: str | os.PathLike) -> bool:
+    """Whether the path is an existing file with one of `SCORE_SUFFIXES`."""
+    return Path(path).suffix.lower() in SCORE_SUFFIXES and Path(path).is_file()
+
+
+def read_scores(
+    path: str | os.PathLike,
+    labels: "str | os.PathLike | datasets.Dataset | JudgedSplit | None" = None,
+    *,
+    class_counts: Sequence[int] | Mapping[str, int] | str | os.PathLike | None = None,
+    head_min: int | None = None,
+    tail_max: int | None = None,
+    thresholds: Sequence[float] | None = None,
+    name: str | None = None,
+) -> ScoreTable:
+    """Read a file of scores; this module's docstring shows the layouts.
+
+    Args:
+        path: CSV, Parquet or npz file.
+        labels: Where the labels are: a second file, a data set of `load_images`, or what `load_split` gave. None: in
+            the same file.
+        class_counts: Training images of each class: a sequence in the file's order of classes, a mapping by name, or a
+            file of `read_class_counts`. By default the file's own, else those of the labels' training
+            split.
+        head_min: Smallest count of a head class; by default the file's own, else 100.
+        tail_max: Counts below it are tail; by default the file's own, else 20.
+        thresholds: One a class in the file's order; by default the file's own.
+        name: Of the table; by default the path.
+
+    Returns:
+        The table, with classes in the order of the scores and images in the order of the labels.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is of another kind or layout; a score is NaN or outside [0, 1]; a label is none of 1, 0,
+            -1; ids or names repeat, differ between scores and labels, or differ in number; or there are no counts.
+    """
+    content = _read(path)
+    if not content.scores and content.plain:
+        content.scores = content.plain
+    if not content.scores:
+        raise ValueError(f"{content.where} holds no scores; add a column {_SCORE}NAME for each class.")
+    names = list(content.scores)
+    if labels is None:
+        if not content.labels:
+            raise ValueError(f"{content.where} holds scores alone; name a file or data set with the labels as well.")
+        found = content
+    else:
+        found = _read_labels(labels)
+        _require_same(found.image_ids, content.image_ids, "images", found.where, content.where)
+    _require_same(list(found.labels), names, "classes", found.where, content.where)
+    rows = {image: row for row, image in enumerate(content.image_ids)}
+    order = [rows[image] for image in found.image_ids]
+    scores = np.stack([content.scores[key] for key in names], axis=1)[order]
+    _require_no_nan(scores, found.image_ids, names, content.where)
+    matrix = np.stack([found.labels[key] for key in names], axis=1).astype(np.float32)
+
+    extras = {**found.extras, **content.extras}
+    given = class_counts if class_counts is not None else extras.get("class_counts")
+    if given is None:
+        raise ValueError(
+            f"{content.where} does not say how many training images each class has; give class_counts "
+            "(--class_counts FILE) or data with a split 'train'."
+        )
+    limits = thresholds if thresholds is not None else extras.get("thresholds")
+    if isinstance(limits, dict):
+        limits = [limits[key] for key in names]
+    return ScoreTable(
+        name=os.fspath(path) if name is None else name,
+        image_ids=tuple(found.image_ids),
+        label_names=tuple(names),
+        scores=scores,
+        labels=np.where(np.isnan(matrix), np.float32(-1), matrix),
+        class_counts=tuple(align_class_counts(given, names)),
+        head_min=int(extras.get("head_min", 100) if head_min is None else head_min),
+        tail_max=int(extras.get("tail_max", 20) if tail_max is None else tail_max),
+        thresholds=None if limits is None else tuple(float(limit) for limit in limits),
+    )
+
+
+def write_scores(table: ScoreTable, path: str | os.PathLike) -> None:
+    """Write a table, scores and labels in one file, whole or not at all; `read_scores` gives the same table back.
+
+    Args:
+        table: What to write. Scores keep all their digits.
+        path: A `.csv`, `.parquet` or `.npz` file. CSV has no place for counts, bounds and thresholds.
+
+    Raises:
+        ValueError: Another ending.
+        SavingError: The file cannot be written.
+    """
+    from ..training.run_folder import write_whole
+
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix == ".npz":
+        arrays: dict[str, Any] = {
+            "image_ids": np.array(table.image_ids, dtype=np.str_),
+            "label_names": np.array(table.label_names, dtype=np.str_),
+            "scores": table.scores,
+            "labels": table.labels.astype(np.int8),
+            "class_counts": np.array(table.class_counts, dtype=np.int64),
+            "head_min": np.array(table.head_min),
+            "tail_max": np.array(table.tail_max),
+        }
+        if table.thresholds is not None:
+            arrays["thresholds"] = np.array(table.thresholds, dtype=np.float64)
+        write_whole(path, lambda file: np.savez(file, **arrays))
+        return
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    columns = {ID_COLUMN: pyarrow.array(table.image_ids, pyarrow.string())}
+    for index, key in enumerate(table.label_names):
+        columns[_SCORE + key] = pyarrow.array(np.ascontiguousarray(table.scores[:, index]))
+    for index, key in enumerate(table.label_names):
+        columns[_LABEL + key] = pyarrow.array(table.labels[:, index].astype(np.int8))
+    arrow = pyarrow.table(columns)
+    if suffix == ".csv":
+        write_whole(path, lambda file: pyarrow.csv.write_csv(arrow, file))
+        return
+    extras = {
+        "class_counts": dict(zip(table.label_names, map(int, table.class_counts), strict=True)),
+        "head_min": int(table.head_min),
+        "tail_max": int(table.tail_max),
+    }
+    if table.thresholds is not None:
+        extras["thresholds"] = dict(zip(table.label_names, map(float, table.thresholds), strict=True))
+    arrow = arrow.replace_schema_metadata({_METADATA: json.dumps(extras).encode()})
+    write_whole(path, lambda file: pyarrow.parquet.write_table(arrow, file))
+
+
+def read_class_counts(path: str | os.PathLike) -> dict[str, int]:
+    """Read the number of training images of each class.
+
+    Args:
+        path: JSON, `{"person": 775, ...}` or an object with that under `class_counts` (as `results.json` has it); or
+            CSV with the columns `label` and `count`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It has another layout, a count is no whole number >= 0, or a class stands there twice.
+    """
+    path = Path(path)
+    _require_file(path)
+    if path.suffix.lower() == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON: {error}.") from error
+        content = content.get("class_counts", content) if isinstance(content, dict) else content
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} must map class names to counts, as in {{'person': 775}}.")
+        pairs = list(content.items())
+    else:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"label", "count"} <= set(rows.fieldnames or ()):
+                raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'label' and 'count'.")
+            pairs = [(row["label"], row["count"]) for row in rows]
+    _require_distinct([key for key, _ in pairs], "class", str(path))
+    counts = {}
+    for key, value in pairs:
+        text = str(value).strip()
+        if isinstance(value, bool) or not text.isascii() or not text.isdigit():
+            raise ValueError(f"{path}: the count of {key!r} is {value!r}; give a whole number >= 0.")
+        counts[key] = int(text)
+    return counts
+
+
+def align_class_counts(
+    counts: Sequence[int] | Mapping[str, int] | str | os.PathLike, names: Sequence[str]
+) -> list[int]:
+    """Counts in the order of `names`.
+
+    Args:
+        counts: A sequence in that order already, a mapping by name, or a file of `read_class_counts`. A mapping may
+            name further classes.
+        names: Class names.
+
+    Raises:
+        ValueError: A sequence of another length, or a mapping that lacks a class.
+    """
+    if isinstance(counts, (str, os.PathLike)):
+        counts = read_class_counts(counts)
+    if isinstance(counts, Mapping):
+        missing = [name for name in names if name not in counts]
+        if missing:
+            raise ValueError(f"class_counts lacks {_some(missing)}; give the training images of every class.")
+        return [int(counts[name]) for name in names]
+    if len(counts) != len(names):
+        raise ValueError(f"class_counts has {len(counts)} entries for {len(names)} classes: give one each.")
+    return [int(count) for count in counts]
+
+
+def _read_labels(labels: Any) -> _Content:
+    if isinstance(labels, (str, os.PathLike)):
+        content = _read(labels)
+        if not content.labels:
+            content.labels = content.plain
+        if not content.labels:
+            raise ValueError(f"{content.where} holds no labels; add a column a class with 1, 0 or -1.")
+        return content
+    extras = {}
+    if isinstance(labels, JudgedSplit):
+        if labels.class_counts is not None:
+            extras["class_counts"] = labels.class_counts
+        labels = labels.dataset
+    ids = [str(image) for image in labels["image_id"]]
+    _require_distinct(ids, "image id", "the data set")
+    matrix = label_matrix(labels)
+    columns = {name: matrix[:, i] for i, name in enumerate(label_names_of(labels))}
+    return _Content("the data set", ids, labels=columns, extras=extras)
+
+
+def _read(path: str | os.PathLike) -> _Content:
+    path = Path(path)
+    suffix = _suffix(path)
+    _require_file(path)
+    content = _read_npz(path) if suffix == ".npz" else _read_columns(path, suffix)
+    if not content.image_ids:
+        raise ValueError(f"{path} holds no images; give a row for each.")
+    _require_distinct(content.image_ids, "image id", content.where)
+    return content
+
+
+def _read_npz(path: Path) -> _Content:
+    where = str(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where} is no npz file of plain arrays ({reason}); write it with numpy.savez.") from error
+    for key in ("image_ids", "label_names"):
+        if key not in arrays or arrays[key].ndim != 1:
+            raise ValueError(
+                f"{where} needs the one-dimensional array {key!r}; it holds {', '.join(arrays) or 'none'}."
+            )
+    ids, names = [str(key) for key in arrays["image_ids"]], [str(key) for key in arrays["label_names"]]
+    _require_distinct(names, "label name", where)
+    content = _Content(where, ids)
+    for key in ("scores", "labels"):
+        if key not in arrays:
+            continue
+        array = arrays[key]
+        if array.shape != (len(ids), len(names)) or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{where}: {key} is {array.dtype} {array.shape}, but there are {len(ids)} image_ids and {len(names)} "
+                "label_names; give a matrix of numbers, images x classes."
+            )
+        setattr(content, key, {name: array[:, i].astype(np.float64) for i, name in enumerate(names)})
+    for key in ("class_counts", "thresholds"):
+        if key in arrays:
+            if arrays[key].shape != (len(names),):
+                raise ValueError(
+                    f"{where}: {key} has shape {arrays[key].shape} for {len(names)} classes: give one number each."
+                )
+            content.extras[key] = dict(zip(names, arrays[key].tolist(), strict=True))
+    content.extras.update({key: int(arrays[key]) for key in ("head_min", "tail_max") if key in arrays})
+    return content
+
+
+def _read_columns(path: Path, suffix: str) -> _Content:
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    where, extras = str(path), {}
+    try:
+        if suffix == ".csv":
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                header = next(csv.reader(file), [])
+            _require_header(header, where)
+            types = {key: pyarrow.string() if key == ID_COLUMN else pyarrow.float64() for key in header}
+            table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
+        else:
+            table = pyarrow.parquet.ParquetFile(path).read()
+            _require_header(table.column_names, where)
+            extras = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+        ids = table[ID_COLUMN].cast(pyarrow.string()).to_pylist()
+        values = {
+            key: np.asarray(table[key].cast(pyarrow.float64()).to_numpy(), dtype=np.float64)
+            for key in table.column_names
+            if key != ID_COLUMN
+        }
+    except (pyarrow.ArrowException, UnicodeDecodeError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where} cannot be read: {reason}; cells must be numbers, and ids text.") from error
+    if None in ids:
+        raise ValueError(f"{where}: row {ids.index(None)} has no {ID_COLUMN}; give every image an id.")
+    content = _Content(where, ids, extras=extras)
+    if not any(key.startswith((_SCORE, _LABEL)) for key in values):
+        content.plain = values
+        return content
+    for key, column in values.items():
+        if key.startswith(_SCORE):
+            content.scores[key.removeprefix(_SCORE)] = column
+        elif key.startswith(_LABEL):
+            content.labels[key.removeprefix(_LABEL)] = column
+        else:
+            raise ValueError(f"{where}: the column {key!r} is neither {_SCORE}NAME nor {_LABEL}NAME; remove it.")
+    return content
+
+
+def _require_header(header: Sequence[str], where: str) -> None:
+    if ID_COLUMN not in header:
+        raise ValueError(f"{where} has no column {ID_COLUMN!r}; its columns are {_some(header)}.")
+    _require_distinct(header, "column", where)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {os.fspath(path)!r}.")
+
+
+def _suffix(path: Path) -> str:
+    return check_choice("kind of score file", path.suffix.lower(), SCORE_SUFFIXES)
+
+
+def _require_distinct(keys: Iterable[str], what: str, where: str) -> None:
+    repeated = [key for key, number in Counter(keys).items() if number > 1]
+    if repeated:
+        raise ValueError(f"{where}: the {what} {repeated[0]!r} occurs twice; keep one of the two.")
+
+
+def _require_same(first: Sequence[str], second: Sequence[str], what: str, where: str, other: str) -> None:
+    only_first, only_second = [sorted(set(a) - set(b)) for a, b in ((first, second), (second, first))]
+    if only_first or only_second:
+        raise ValueError(
+            f"scores and labels have different {what} ({len(second)} and {len(first)}): only the scores ({other}) have "
+            f"{_some(only_second)}, only the labels ({where}) have {_some(only_first)}; give the same {what} in both."
+        )
+
+
+def _require_no_nan(scores: np.ndarray, image_ids: Sequence[str], names: Sequence[str], where: str) -> None:
+    if np.isnan(scores).any():
+        row, column = np.argwhere(np.isnan(scores))[0]
+        raise ValueError(
+            f"{where}: the score of image {image_ids[row]!r} for {names[column]!r} is NaN or missing; give a number in "
+            "[0, 1], or leave the image out of scores and labels."
+        )
+
+
+def _some(values: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, values[:5]))
+    return (listed + (f" and {len(values) - 5} more" if len(values) > 5 else "")) or "none"
+
+
+__all__ = [
+    "ID_COLUMN",
+    "SCORE_SUFFIXES",
+    "align_class_counts",
+    "is_score_file",
+    "read_class_counts",
+    "read_scores",
+    "write_scores",
+]
