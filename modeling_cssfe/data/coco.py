@@ -58,8 +58,8 @@ def read_coco(
                 f"{root} has two annotation files of the split {split!r}, one of them {file.name!r}; pass the path of "
                 "the one to use."
             )
-        data = _read(file)
-        categories = _categories(data, file)
+        data = parse_coco(file.read_bytes(), str(file))
+        categories = coco_categories(data, str(file))
         if names and list(categories.values()) != names:
             differing = sorted(set(names) ^ set(categories.values())) or names
             raise ValueError(
@@ -71,68 +71,101 @@ def read_coco(
     return records, names
 
 
-def _read(file: Path) -> dict[str, Any]:
+def parse_coco(content: bytes, where: str) -> dict[str, Any]:
+    """Read a COCO file's content; outlines of objects, the most of it, are dropped as it is read.
+
+    Args:
+        content: The JSON text.
+        where: The file, for errors.
+
+    Raises:
+        ValueError: It is no JSON, or lacks one of the lists images, annotations and categories.
+    """
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(content, object_hook=_without_outline)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON ({error}); download or write it again.") from None
+        raise ValueError(f"{where} is no JSON ({error}); download or write it again.") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise ValueError(f"{file} has no list {key!r}; a COCO file has images, annotations and categories.")
+            raise ValueError(f"{where} has no list {key!r}; a COCO file has images, annotations and categories.")
         if not all(isinstance(entry, dict) for entry in data[key]):
-            raise ValueError(f"{file}: an entry of {key!r} is no JSON object; correct the file.")
+            raise ValueError(f"{where}: an entry of {key!r} is no JSON object; correct the file.")
     if not data["images"]:
-        raise ValueError(f"{file} lists no images; a split needs at least one.")
+        raise ValueError(f"{where} lists no images; a split needs at least one.")
     return data
 
 
-def _categories(data: Mapping[str, Any], file: Path) -> dict[Any, str]:
+def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
+def coco_categories(data: Mapping[str, Any], where: str) -> dict[Any, str]:
+    """Return the category names by id, in the order of the ids.
+
+    Raises:
+        ValueError: A category lacks one of the two, or two have the same.
+    """
     try:
         categories = {entry["id"]: entry["name"] for entry in data["categories"]}
         ordered = dict(sorted(categories.items()))
     except (KeyError, TypeError):
-        raise ValueError(f"{file}: a category lacks an id or a name, or ids are of mixed types; correct it.") from None
+        raise ValueError(f"{where}: a category lacks an id or a name, or ids are of mixed types; correct it.") from None
     if len(ordered) != len(data["categories"]):
-        raise ValueError(f"{file}: two categories have one id; give each its own.")
-    check_label_names(ordered.values(), f"{file}, categories,")
+        raise ValueError(f"{where}: two categories have one id; give each its own.")
+    check_label_names(ordered.values(), f"{where}, categories,")
     return ordered
 
 
-def _records(
-    data: Mapping[str, Any], categories: Mapping[Any, str], file: Path, folder: Path, difficult: str
-) -> list[ImageRecord]:
+def coco_labels(
+    data: Mapping[str, Any], categories: Mapping[Any, str], where: str, difficult: str = "positive"
+) -> dict[Any, RowLabels]:
+    """Return the labels of each image by image id; see `read_coco` for the options.
+
+    Raises:
+        ValueError: Two images have one id, or an annotation names an image or a category that is not listed.
+    """
     present: dict[Any, set[str]] = {}
     try:
         for image in data["images"]:
             if image["id"] in present:
-                raise ValueError(f"{file}: two images have the id {image['id']!r}; give each its own.")
+                raise ValueError(f"{where}: two images have the id {image['id']!r}; give each its own.")
             present[image["id"]] = set()
         unknown: dict[Any, set[str]] = {image_id: set() for image_id in present}
         for annotation in data["annotations"]:
             image_id, category_id = annotation["image_id"], annotation["category_id"]
             if category_id not in categories:
                 raise ValueError(
-                    f"{file}: an annotation of image {image_id!r} has the category id {category_id!r}, which is not "
+                    f"{where}: an annotation of image {image_id!r} has the category id {category_id!r}, which is not "
                     "among the categories; add the category or correct the annotation."
                 )
             if image_id not in present:
-                raise ValueError(f"{file}: an annotation names the image id {image_id!r}, which is not listed; add it.")
+                raise ValueError(
+                    f"{where}: an annotation names the image id {image_id!r}, which is not listed; add it."
+                )
             if not annotation.get("iscrowd") or difficult == "positive":
                 present[image_id].add(categories[category_id])
             elif difficult == "unknown":
                 unknown[image_id].add(categories[category_id])
+        return {
+            image_id: RowLabels(tuple(sorted(labels)), tuple(sorted(unknown[image_id] - labels)))
+            for image_id, labels in present.items()
+        }
+    except KeyError as error:
+        raise ValueError(f"{where}: an image or annotation lacks the key {error.args[0]!r}; add it.") from None
+
+
+def _records(
+    data: Mapping[str, Any], categories: Mapping[Any, str], file: Path, folder: Path, difficult: str
+) -> list[ImageRecord]:
+    labels = coco_labels(data, categories, str(file), difficult)
+    try:
         return [
-            ImageRecord(
-                str(image["id"]),
-                existing_image(folder, image["file_name"], str(file)),
-                RowLabels(
-                    tuple(sorted(present[image["id"]])), tuple(sorted(unknown[image["id"]] - present[image["id"]]))
-                ),
-            )
+            ImageRecord(str(image["id"]), existing_image(folder, image["file_name"], str(file)), labels[image["id"]])
             for image in data["images"]
         ]
     except KeyError as error:
-        raise ValueError(f"{file}: an image or annotation lacks the key {error.args[0]!r}; add it.") from None
+        raise ValueError(f"{file}: an image lacks the key {error.args[0]!r}; add it.") from None
 
 
 def _image_folder(data: Mapping[str, Any], file: Path, root: Path, asked: Path | None, split: str) -> Path:
@@ -171,4 +204,4 @@ def _may_be_coco(path: Path) -> bool:
     )
 
 
-__all__ = ["DIFFICULT_RULES", "coco_files", "read_coco"]
+__all__ = ["DIFFICULT_RULES", "coco_categories", "coco_files", "coco_labels", "parse_coco", "read_coco"]

@@ -119,23 +119,37 @@ def _record(
     path = images[stem].resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{images[stem]} is a link that leads out of {folder}; put the image inside that folder.")
-    return ImageRecord(stem, str(path), _objects(annotations[stem], difficult, label_names))
+    file = annotations[stem]
+    return ImageRecord(stem, str(path), voc_objects(file.read_bytes(), str(file), difficult, label_names))
 
 
-def _objects(file: Path, difficult: str, label_names: Sequence[str] | None) -> RowLabels:
+def voc_objects(
+    annotation: bytes, where: str, difficult: str = "positive", label_names: Sequence[str] | None = None
+) -> RowLabels:
+    """Read the labels out of one annotation; see `read_voc` for the options.
+
+    Args:
+        annotation: The XML file's content.
+        where: The file, for errors.
+        difficult: What an object marked difficult says.
+        label_names: Names that objects may have; any by default.
+
+    Raises:
+        ValueError: It is no VOC annotation, or an object has no name or an unknown one.
+    """
     try:
-        root = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{file} is no XML ({error}); copy it again.") from None
+        root = ElementTree.fromstring(annotation)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two of its declared encoding
+        raise ValueError(f"{where} is no XML ({error}); copy it again.") from None
     if root.tag != "annotation":
-        raise ValueError(f"{file} holds <{root.tag}>, not a VOC <annotation>; remove it or correct it.")
+        raise ValueError(f"{where} holds <{root.tag}>, not a VOC <annotation>; remove it or correct it.")
     present, unknown = set(), set()
     for item in root.iter("object"):
         name = (item.findtext("name") or "").strip()
         if not name:
-            raise ValueError(f"{file} has an object without a name; name its class.")
+            raise ValueError(f"{where} has an object without a name; name its class.")
         if label_names is not None and name not in label_names:
-            raise ValueError(f"{file}: {unknown_label_message(name, label_names)}")
+            raise ValueError(f"{where}: {unknown_label_message(name, label_names)}")
         if (item.findtext("difficult") or "0").strip() != "1" or difficult == "positive":
             present.add(name)
         elif difficult == "unknown":
@@ -143,4 +157,4 @@ def _objects(file: Path, difficult: str, label_names: Sequence[str] | None) -> R
     return RowLabels(tuple(sorted(present)), tuple(sorted(unknown - present)))
 
 
-__all__ = ["flat_voc_folders", "read_flat_voc", "read_voc", "voc_root"]
+__all__ = ["flat_voc_folders", "read_flat_voc", "read_voc", "voc_objects", "voc_root"]
