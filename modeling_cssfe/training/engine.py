@@ -6,6 +6,7 @@ best epoch is chosen by mAP on the validation split; the test split, if there is
 """
 
 import dataclasses
+import inspect
 import math
 import os
 import time
@@ -122,7 +123,11 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
 
 
 def _load_data(recipe: Recipe, show_progress: bool) -> _Data:
-    splits = load_images(recipe.data)
+    known = list(inspect.signature(load_images).parameters)[1:]
+    for key in recipe.data_kwargs:
+        if key not in known:
+            raise ValueError(f"unknown data_kwargs.{key}; load_images takes {', '.join(known)}.")
+    splits = load_images(recipe.data, **recipe.data_kwargs)
     for role, name in (("train_split", recipe.train_split), ("validation_split", recipe.validation_split)):
         if name not in splits:
             raise ValueError(

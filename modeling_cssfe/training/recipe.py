@@ -30,6 +30,7 @@ class Recipe:
 
     Args:
         data: What `modeling_cssfe.data.load_images` accepts: `lt_digits`, a folder or file, a `datasets` name.
+        data_kwargs: Options of `load_images`, for example `{empty_cells: unknown, label_columns: [dog, cat]}`.
         train_split: Split to train on.
         validation_split: Split that chooses the best epoch. Never the test split.
         test_split: Split that is judged once, at the end, by the best epoch's weights; left out where it is absent.
@@ -73,6 +74,7 @@ class Recipe:
     """
 
     data: str = "lt_digits"
+    data_kwargs: dict[str, Any] = field(default_factory=dict)
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str = "test"

@@ -194,3 +194,17 @@ def test_a_folder_without_a_model_is_a_one_line_error(tmp_path):
         with pytest.raises(ValueError, match=r"no model|no folder") as caught:
             load_trained_model(path)
         assert "\n" not in str(caught.value)
+
+
+def test_options_of_the_data_reach_the_loader(tiny_data, tmp_path):
+    recipe = load_recipe(None, [*tiny_overrides(tiny_data, epochs=1), "data_kwargs.label_names=[red,blue,green]"])
+    train(recipe, tmp_path / "run", quiet=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [config["id2label"][str(index)] for index in range(3)] == ["red", "blue", "green"]
+    assert config["class_counts"] == [TINY_COUNTS[name] for name in ("red", "blue", "green")]
+
+
+def test_an_unknown_option_of_the_data_is_named(tiny_data, tmp_path):
+    recipe = load_recipe(None, [*tiny_overrides(tiny_data), "data_kwargs.empty_cell=unknown"])
+    with pytest.raises(ValueError, match=r"unknown data_kwargs\.empty_cell; load_images takes .*empty_cells"):
+        train(recipe, tmp_path / "run", quiet=True)
