@@ -1,14 +1,16 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Label embeddings in safetensors files: the tensor `label_embeddings`, the names, and where they came from.
 
-The file's metadata hold `label_names` (a JSON list) and `provenance` (a JSON object). Names make the order of rows
-irrelevant: rows are found by name.
+The file's metadata hold `label_names` (a JSON list), `provenance` (a JSON object) and `sha256` (of the tensor's bytes,
+fp32, little-endian). Names make the order of rows irrelevant: rows are found by name. Files of others may lack all of
+these.
 """
 
 import difflib
+import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,22 +43,37 @@ def save_label_embeddings(
         ValueError: Shape or values are wrong, two names are the same, or the file name does not end in `.safetensors`.
         FileNotFoundError: The folder does not exist.
     """
-    path = Path(path)
+    path = check_output(path)
     names = check_label_names(label_names)
     values = check_embeddings(embeddings, len(names), "the tensor to save")
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{str(path)!r} does not end in .safetensors, by which the file is known; rename it.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist; make it first.")
-    metadata = {"format": "pt", "label_names": json.dumps(names), "provenance": json.dumps(dict(provenance or {}))}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
+    metadata = {
+        "format": "pt",
+        "label_names": json.dumps(names),
+        "provenance": json.dumps(dict(provenance or {})),
+        "sha256": _checksum(values),
+    }
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         save_file({TENSOR_NAME: values}, temporary, metadata=metadata)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def check_output(path: str | os.PathLike) -> Path:
+    """Return a path at which `save_label_embeddings` could write.
+
+    Raises:
+        ValueError: The file name does not end in `.safetensors`.
+        FileNotFoundError: The folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{str(path)!r} does not end in .safetensors, by which the file is known; rename it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist; make it first.")
+    return path
 
 
 def load_label_embeddings(path: str | os.PathLike, label_names: Sequence[str]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -72,7 +89,8 @@ def load_label_embeddings(path: str | os.PathLike, label_names: Sequence[str]) -
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no safetensors file, lacks the tensor, or its names or shape differ.
+        ValueError: It is no safetensors file, lacks the tensor, its values differ from its checksum, or its names or
+            shape differ.
     """
     path = Path(path)
     names = check_label_names(label_names)
@@ -87,6 +105,8 @@ def load_label_embeddings(path: str | os.PathLike, label_names: Sequence[str]) -
             values = file.get_tensor(TENSOR_NAME)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{str(path)!r} is no whole safetensors file ({error}); write or copy it again.") from error
+    if metadata.get("sha256") not in (None, _checksum(values)):
+        raise ValueError(f"{str(path)!r} is damaged: its values differ from their checksum; write or copy it again.")
     provenance: dict[str, Any] = {"source": path.name, "kind": "file"}
     own_names = _json(metadata.get("label_names"), list, path, "label_names")
     origin = _json(metadata.get("provenance"), dict, path, "provenance")
@@ -103,6 +123,10 @@ def load_label_embeddings(path: str | os.PathLike, label_names: Sequence[str]) -
         raise ValueError(_difference(path, names, list(row)))
     provenance["order"] = "by name"
     return values[[row[name] for name in names]].contiguous(), provenance
+
+
+def _checksum(values: torch.Tensor) -> str:
+    return hashlib.sha256(values.float().contiguous().numpy().astype("<f4").tobytes()).hexdigest()
 
 
 def _json(text: str | None, kind: type, path: Path, key: str) -> Any:
@@ -137,4 +161,4 @@ def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:5])) + more
 
 
-__all__ = ["TENSOR_NAME", "load_label_embeddings", "save_label_embeddings"]
+__all__ = ["TENSOR_NAME", "check_output", "load_label_embeddings", "save_label_embeddings"]
