@@ -6,6 +6,7 @@ Universal Design", 2008), which colour-blind readers tell apart.
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MAX_NAMED_POINTS = 30  # more names would cover each other
 MAX_THIN_LINES = 60
 MAX_HEAT_MAP_CLASSES = 40
 _NAME_LENGTH = 22
+_DPI = 150  # shown at 100 to the inch, so that a fine screen has something to show
 _MARKERS = {"head": "o", "medium": "s", "tail": "^"}
 _LINES = {"head": "-", "medium": "--", "tail": "-."}
 
@@ -38,18 +40,30 @@ class Theme:
         page: Behind everything.
         grid: Of grid lines.
         groups: Group -> colour.
-        heat: Name of a matplotlib colour map that begins near `page`.
+        heat: From nothing to most, the first near `page`.
     """
 
     text: str
     page: str
     grid: str
     groups: Mapping[str, str]
-    heat: str
+    heat: tuple[str, ...]
 
 
-LIGHT = Theme("#1f2933", "#ffffff", "#d9dee4", {"head": "#0072B2", "medium": "#009E73", "tail": "#D55E00"}, "Blues")
-DARK = Theme("#dfe5ec", "#1a212a", "#3a4654", {"head": "#56B4E9", "medium": "#33C79A", "tail": "#F0893E"}, "cividis")
+LIGHT = Theme(
+    text="#1f2933",
+    page="#ffffff",
+    grid="#d9dee4",
+    groups={"head": "#0072B2", "medium": "#009E73", "tail": "#D55E00"},
+    heat=("#f7fbff", "#6baed6", "#08306b"),
+)
+DARK = Theme(
+    text="#dfe5ec",
+    page="#1a212a",
+    grid="#46525f",
+    groups={"head": "#56B4E9", "medium": "#33C79A", "tail": "#F0893E"},
+    heat=("#141a21", "#2f7fb5", "#d6edff"),
+)
 
 Intervals = Mapping[str, Any]
 
@@ -64,6 +78,8 @@ class Picture:
         caption: What it shows and how to read it.
         light: PNG for light pages and for print.
         dark: PNG for dark pages.
+        width: In CSS pixels.
+        height: In CSS pixels.
     """
 
     name: str
@@ -71,6 +87,8 @@ class Picture:
     caption: str
     light: bytes
     dark: bytes
+    width: int
+    height: int
 
 
 def draw_pictures(judgement: Judgement, intervals: Intervals | None = None) -> list[Picture]:
@@ -86,7 +104,9 @@ def draw_pictures(judgement: Judgement, intervals: Intervals | None = None) -> l
     pictures = []
     for name, title, draw, caption in _PICTURES:
         light, dark = (_render(draw, judgement, intervals, theme) for theme in (LIGHT, DARK))
-        pictures.append(Picture(name, title, caption(judgement, intervals), light, dark))
+        # Width and height follow the signature and the name of a PNG's first chunk.
+        width, height = (round(side * 100 / _DPI) for side in struct.unpack(">II", light[16:24]))
+        pictures.append(Picture(name, title, caption(judgement, intervals), light, dark, width, height))
     return pictures
 
 
@@ -115,7 +135,7 @@ def _render(draw: Callable, judgement: Judgement, intervals: Intervals | None, t
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Matplotlib's font lacks many scripts and warns at each letter; the page's tables have every name in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        draw(judgement, intervals, theme).savefig(stream, format="png", dpi=130)
+        draw(judgement, intervals, theme).savefig(stream, format="png", dpi=_DPI)
     return stream.getvalue()
 
 
@@ -138,28 +158,21 @@ def _draw_training_count(judgement: Judgement, intervals: Intervals | None, them
     figure = _new_figure(9, 5)
     axis = figure.subplots()
     table = judgement.figures["class_table"]
-    ranges = (intervals or {}).get("per_class") or {}
+    ranges = (intervals or {}).get("per_class", {})
     for group in GROUPS:
         rows = [row for row in table if row["group"] == group and row["average_precision"] is not None]
         if not rows:
             continue
         counts = [row["class_count"] for row in rows]
         values = [100 * row["average_precision"] for row in rows]
-        style = {"color": theme.groups[group]}
+        style: dict[str, Any] = {"color": theme.groups[group]}
         for row in rows:
-            if ranges.get(row["name"]) is not None:
+            if row["name"] in ranges:
                 low, high = ranges[row["name"]]
                 axis.vlines(row["class_count"], 100 * low, 100 * high, linewidth=1.2, alpha=0.5, **style)
         axis.plot(counts, values, _MARKERS[group], label=f"{group} ({len(rows)})", markersize=6, **style)
         mean = 100 * judgement.figures[f"map_{group}"]
         axis.hlines(mean, min(counts) * 0.93, max(counts) * 1.07, linestyle=_LINES[group], linewidth=1.3, **style)
-    if len(table) <= MAX_NAMED_POINTS:
-        for row in table:
-            if row["average_precision"] is not None:
-                place = (row["class_count"], 100 * row["average_precision"])
-                axis.annotate(
-                    short_name(row["name"]), place, xytext=(5, 4), textcoords="offset points", fontsize=7.5, alpha=0.9
-                )
     _count_axis(axis, [row["class_count"] for row in table])
     axis.set_xlabel("training images of the class (logarithmic)")
     axis.set_ylabel("average precision (%)")
@@ -167,7 +180,32 @@ def _draw_training_count(judgement: Judgement, intervals: Intervals | None, them
     axis.grid(True, linewidth=0.6)
     if axis.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    if len(table) <= MAX_NAMED_POINTS:
+        judged = [row for row in table if row["average_precision"] is not None]
+        _name_points(axis, [(row["name"], row["class_count"], 100 * row["average_precision"]) for row in judged])
     return figure
+
+
+def _name_points(axis: Any, points: list[tuple[str, float, float]]) -> None:
+    """Write names beside points, each in the first of four corners where it covers no point and no other name."""
+    axis.figure.draw_without_rendering()  # settles where the axes lie
+    places = axis.transData.transform([point[1:] for point in points]) if points else np.empty((0, 2))
+    marker = 4 * axis.figure.dpi / 72
+    taken = [(x - marker, y - marker, x + marker, y + marker) for x, y in places]
+    for name, count, value in points:
+        text = axis.annotate(
+            short_name(name), (count, value), xytext=(0, 0), textcoords="offset points", fontsize=7.5, alpha=0.9
+        )
+        options: list[tuple[Any, ...]] = []
+        for across, up in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            text.set(ha="left" if across > 0 else "right", va="bottom" if up > 0 else "top", position=(5 * across, up))
+            box = text.get_window_extent().extents
+            covered = sum(a[0] < box[2] and box[0] < a[2] and a[1] < box[3] and box[1] < a[3] for a in taken)
+            outside = box[2] > axis.bbox.x1 or box[0] < axis.bbox.x0
+            options.append((covered + outside, len(options), text.get_ha(), text.get_va(), text.get_position(), box))
+        _, _, ha, va, position, box = min(options, key=lambda option: option[:2])
+        text.set(ha=ha, va=va, position=position)
+        taken.append(tuple(box))
 
 
 def _count_axis(axis: Any, counts: list[int]) -> None:
@@ -214,6 +252,8 @@ def _say_empty(axis: Any, group: str) -> None:
 
 
 def _draw_confusion(judgement: Judgement, _: Intervals | None, theme: Theme) -> "Figure":
+    from matplotlib.colors import LinearSegmentedColormap
+
     classes = heat_map_classes(judgement)
     names = [short_name(judgement.table.label_names[index]) for index in classes]
     rate = 100 * judgement.confusion.rate[np.ix_(classes, classes)]
@@ -221,7 +261,8 @@ def _draw_confusion(judgement: Judgement, _: Intervals | None, theme: Theme) -> 
     figure = _new_figure(max(side + 0.8, 5.5), max(side, 4.5))
     axis = figure.subplots()
     top = float(np.nanmax(rate)) if np.isfinite(rate).any() else 0.0
-    drawn = axis.imshow(rate, cmap=theme.heat, vmin=0, vmax=max(top, 1.0), interpolation="nearest")
+    colors = LinearSegmentedColormap.from_list("heat", theme.heat).with_extremes(bad=theme.grid)
+    drawn = axis.imshow(rate, cmap=colors, vmin=0, vmax=max(top, 1.0), interpolation="nearest")
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
     axis.set_yticks(range(len(names)), names, fontsize=7.5)
     axis.set_xlabel("absent label that is predicted")
@@ -245,6 +286,8 @@ def heat_map_classes(judgement: Judgement) -> list[int]:
 
 
 def _draw_calibration(judgement: Judgement, _: Intervals | None, theme: Theme) -> "Figure":
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     figure = _new_figure(11, 5)
     axes = figure.subplots(2, len(GROUPS), sharex=True, sharey="row", height_ratios=[3, 1])
     for column, group in enumerate(GROUPS):
@@ -274,8 +317,6 @@ def _draw_calibration(judgement: Judgement, _: Intervals | None, theme: Theme) -
     axes[0, 0].set_ylim(0, 103)
     lower = axes[1, 0]
     lower.set_yscale("symlog", linthresh=1)
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
     largest = max(float(sums[0].max()) for sums in judgement.reliability.values())
     powers = [0] + [10**power for power in range(0, 12, 2) if 10**power <= max(largest, 1)]
     lower.set_yticks(powers)
@@ -314,16 +355,16 @@ def _caption_confusion(judgement: Judgement, _: Intervals | None) -> str:
         else ""
     )
     return (
-        "Row: a label that is present. Column: a label that is absent. The colour is the share of these images on which "
-        f"the absent label is predicted at its threshold; empty where there is no such image.{some}"
+        "Row: a label that is present. Column: a label that is absent. The colour is the share of these images on "
+        f"which the absent label is predicted at its threshold; grey where there is no such image.{some}"
     )
 
 
 def _caption_calibration(judgement: Judgement, _: Intervals | None) -> str:
     return (
         "Above: of the labels predicted with some probability, how many are there; on the dotted diagonal the two "
-        "agree. Below: how many labels each point stands for. The error is the expected calibration error of all labels "
-        "of the group together, which easy absent labels dominate; the table of groups has its mean over classes."
+        "agree. Below: how many labels each point stands for. The error is the expected calibration error of all "
+        "labels of the group together, which easy absent labels dominate; the table of groups has its mean over classes."
     )
 
 

@@ -183,7 +183,7 @@ def gallery_classes(judgement: Judgement) -> list[int]:
     Up to `MAX_CLASSES` all are; of more, the `CLASSES_OF_A_GROUP` of each group with the lowest average precision.
     """
     table = judgement.figures["class_table"]
-    chosen = range(len(table))
+    chosen = list(range(len(table)))
     if len(table) > MAX_CLASSES:
         members = {group: [index for index in chosen if table[index]["group"] == group] for group in GROUPS}
         chosen = [

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..configuration_cssfe import GROUPS
 from ..evaluation.score_table import ScoreTable
 from .figures import PICTURE_NAMES, Intervals, draw_pictures
-from .gallery import MAX_CLASSES, PhotoAlbum, describe_choice, gather_shots, png_uri
+from .gallery import PhotoAlbum, describe_choice, gather_shots, png_uri
 from .measures import MIN_PAIR_IMAGES, Judgement, judge
 
 
@@ -99,7 +99,8 @@ def write_report(
     """
     tables = list(tables)
     folder = Path(output_dir)
-    _check(tables, intervals, worst, folder)
+    _check(tables, worst, folder)
+    known_intervals = _check_intervals(tables, intervals or {})
     maps_note = _check_model(tables[0], dataset, model, processor)
     albums: list[PhotoAlbum | None] = [None] * len(tables)
     if dataset is not None:
@@ -113,7 +114,7 @@ def write_report(
     runs, pictures = [], {}
     for number, (table, album) in enumerate(zip(tables, albums, strict=True), start=1):
         judgement = judge(table)
-        own = (intervals or {}).get(table.name)
+        own = known_intervals.get(table.name, {})
         drawn = draw_pictures(judgement, own)
         prefix = "report_" if number == 1 else f"report_{number}_"
         pictures.update({f"{prefix}{picture.name}.png": picture.light for picture in drawn})
@@ -121,10 +122,10 @@ def write_report(
             {
                 "number": number,
                 "name": table.name,
-                "judgement": judgement,
                 "table": table,
                 "figures": judgement.figures,
-                "intervals": own or {},
+                "intervals": own,
+                "class_rows": _class_rows(judgement, own),
                 "pictures": drawn,
                 "pairs": _pairs(judgement),
                 "gallery": gather_shots(judgement, worst, album, progress),
@@ -139,7 +140,7 @@ def write_report(
         runs=runs,
         differences=_differences(tables),
         data_name=data_name,
-        has_intervals=bool(intervals),
+        has_intervals=any(known_intervals.values()),
         intervals_note=intervals_note,
         has_photos=dataset is not None,
         maps_note=maps_note,
@@ -150,22 +151,46 @@ def write_report(
     return folder / PAGE_NAME
 
 
-def _check(
-    tables: Sequence[ScoreTable], intervals: Mapping[str, Intervals] | None, worst: int, folder: Path
-) -> None:
+def _check(tables: Sequence[ScoreTable], worst: int, folder: Path) -> None:
     if not tables:
         raise ValueError("there are no tables to report on; pass at least one ScoreTable.")
     names = [table.name for table in tables]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two tables are called {name!r}; give each a name of its own.")
-    for name in intervals or {}:
-        if name not in names:
-            raise ValueError(f"intervals are given for {name!r}, which is no table; there are {', '.join(names)}.")
     if isinstance(worst, bool) or not isinstance(worst, int) or not 1 <= worst <= 20:
         raise ValueError(f"worst is {worst!r}; pass a whole number of images from 1 to 20.")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {os.fspath(folder)!r} is a file; choose a folder.")
+
+
+def _check_intervals(tables: Sequence[ScoreTable], intervals: Mapping[str, Intervals]) -> dict[str, dict[str, Any]]:
+    """The intervals of each table without those that are None or NaN, and without figures that the page lacks."""
+    by_name = {table.name: table for table in tables}
+    known: dict[str, dict[str, Any]] = {}
+    for name, own in intervals.items():
+        if name not in by_name:
+            raise ValueError(f"intervals are given for {name!r}, which is no table; there are {', '.join(by_name)}.")
+        classes = own.get("per_class") or {}
+        for label in classes:
+            if label not in by_name[name].label_names:
+                raise ValueError(f"{name}: an interval is given for {label!r}, which is no class of the table.")
+        known[name] = _drop_missing(name, {key: own.get(key) for key in _FIGURES})
+        if found := _drop_missing(name, classes):
+            known[name]["per_class"] = found
+    return known
+
+
+def _drop_missing(name: str, intervals: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    kept = {}
+    for key, bounds in intervals.items():
+        if bounds is None or any(bound is None or bound != bound for bound in bounds):
+            continue
+        low, high = map(float, bounds)
+        if low > high:
+            raise ValueError(f"{name}: the interval of {key!r} is {low:g} to {high:g}; give the lower end first.")
+        kept[key] = (low, high)
+    return kept
 
 
 def _check_model(table: ScoreTable, dataset: Any, model: Any, processor: Any) -> str | None:
@@ -185,6 +210,16 @@ def _check_model(table: ScoreTable, dataset: Any, model: Any, processor: Any) ->
             "the first table."
         )
     return None if dataset is not None else "Without photographs there is nothing to lay class activation maps over."
+
+
+def _class_rows(judgement: Judgement, intervals: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The class table of `long_tail_map`, most frequent first, with thresholds and intervals."""
+    bounds = intervals.get("per_class", {})
+    rows = [
+        {**row, "threshold": float(threshold), "bounds": bounds.get(row["name"])}
+        for row, threshold in zip(judgement.figures["class_table"], judgement.thresholds, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -row["class_count"])
 
 
 def _pairs(judgement: Judgement) -> list[dict[str, Any]]:
@@ -242,11 +277,8 @@ def _figure(value: float | None, key: str) -> str:
     return _percent(value)
 
 
-def _interval(bounds: Sequence[float | None] | None, key: str = "") -> str:
-    if bounds is None or any(bound is None or bound != bound for bound in bounds):
-        return _DASH
-    low, high = bounds
-    return f"{_figure(low, key)} to {_figure(high, key)}"
+def _interval(bounds: tuple[float, float] | None, key: str = "") -> str:
+    return _DASH if bounds is None else f"{_figure(bounds[0], key)} to {_figure(bounds[1], key)}"
 
 
 def _render(**content: Any) -> str:
@@ -268,8 +300,6 @@ def _render(**content: Any) -> str:
         means=MEANS,
         figure_names=_FIGURES,
         min_pair_images=MIN_PAIR_IMAGES,
-        top_pairs=TOP_PAIRS,
-        max_gallery_classes=MAX_CLASSES,
         dash=_DASH,
     )
 
