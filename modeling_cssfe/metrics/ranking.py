@@ -56,6 +56,35 @@ def auroc(scores: Any, references: Any, *, num_workers: int | None = 1) -> np.nd
     return np.array(data.map_columns(lambda s, y: curve_auroc(class_curve(s, y)), num_workers), dtype=np.float64)
 
 
+def rank_classes(scores: np.ndarray, positive: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and ranking loss of each image.
+
+    Args:
+        scores: `(n, C)`.
+        positive: Boolean `(n, C)`, true only where `known` is.
+        known: Boolean `(n, C)`.
+
+    Returns:
+        int64 `(n,)` numbers of classes, and fp64 `(n,)` fractions; 0 for an image without positives.
+    """
+    # (rows, C) in descending order of the score
+    order = np.argsort(-scores, axis=1)
+    ordered = np.take_along_axis(scores, order, axis=1)
+    positive, known = np.take_along_axis(positive, order, axis=1), np.take_along_axis(known, order, axis=1)
+    # Equal scores share the rank of the last of them, the cautious reading for both figures.
+    last = np.full(scores.shape, scores.shape[1] - 1, dtype=np.int64)
+    ties_end = ordered[:, :-1] != ordered[:, 1:]
+    last[:, :-1] = np.where(ties_end, np.arange(scores.shape[1] - 1), last[:, :-1])
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    at_or_above = np.take_along_axis(np.cumsum(known, axis=1), last, axis=1)
+    negatives_at_or_above = np.take_along_axis(np.cumsum(known & ~positive, axis=1), last, axis=1)
+    coverage = np.where(positive, at_or_above, 0).max(axis=1)
+    num_positives = positive.sum(axis=1)
+    pairs = num_positives * (known.sum(axis=1) - num_positives)
+    wrong = np.where(positive, negatives_at_or_above, 0).sum(axis=1)
+    return coverage, wrong / np.maximum(pairs, 1)
+
+
 def coverage_and_ranking_loss(data: ScoredLabels, num_workers: int | None = 1) -> tuple[float | None, float | None]:
     """`coverage_error` and `ranking_loss` in one pass over the images.
 
@@ -68,22 +97,8 @@ def coverage_and_ranking_loss(data: ScoredLabels, num_workers: int | None = 1) -
     """
 
     def rank(scores: np.ndarray, positive: np.ndarray, known: np.ndarray) -> tuple[int, float, int]:
-        # (rows, C) in descending order of the score
-        order = np.argsort(-scores, axis=1)
-        ordered = np.take_along_axis(scores, order, axis=1)
-        positive, known = np.take_along_axis(positive, order, axis=1), np.take_along_axis(known, order, axis=1)
-        # Equal scores share the rank of the last of them, the cautious reading for both figures.
-        last = np.full(scores.shape, scores.shape[1] - 1, dtype=np.int64)
-        ties_end = ordered[:, :-1] != ordered[:, 1:]
-        last[:, :-1] = np.where(ties_end, np.arange(scores.shape[1] - 1), last[:, :-1])
-        last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-        at_or_above = np.take_along_axis(np.cumsum(known, axis=1), last, axis=1)
-        negatives_at_or_above = np.take_along_axis(np.cumsum(known & ~positive, axis=1), last, axis=1)
-        coverage = np.where(positive, at_or_above, 0).max(axis=1)
-        num_positives = positive.sum(axis=1)
-        pairs = num_positives * (known.sum(axis=1) - num_positives)
-        wrong = np.where(positive, negatives_at_or_above, 0).sum(axis=1)
-        return int(coverage.sum()), float((wrong / np.maximum(pairs, 1)).sum()), int(known.any(axis=1).sum())
+        coverage, loss = rank_classes(scores, positive, known)
+        return int(coverage.sum()), float(loss.sum()), int(known.any(axis=1).sum())
 
     blocks = data.map_rows(rank, num_workers)
     num_images = sum(block[2] for block in blocks)

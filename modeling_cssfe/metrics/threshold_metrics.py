@@ -153,7 +153,7 @@ def count_decisions(
     def count(scores: np.ndarray, positive: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, float, int]:
         decided = _decide(scores, thresholds, top_k) & known
         hits = decided & positive
-        per_image = _divide(2 * hits.sum(axis=1), decided.sum(axis=1) + positive.sum(axis=1))
+        per_image = image_f1(decided, positive)
         per_class = np.stack([hits.sum(axis=0), decided.sum(axis=0), positive.sum(axis=0)]).astype(np.int64)
         return per_class, float(per_image.sum()), int(known.any(axis=1).sum())
 
@@ -166,6 +166,16 @@ def count_decisions(
         image_f1_sum=sum(block[1] for block in blocks),
         num_images=sum(block[2] for block in blocks),
     )
+
+
+def image_f1(decided: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """F1 of each image's decisions, fp64 `(n,)`, 0 for an image with neither decision nor positive.
+
+    Args:
+        decided: Boolean `(n, C)`, false where the label is unknown.
+        positive: Boolean `(n, C)`, likewise.
+    """
+    return _divide(2 * (decided & positive).sum(axis=1), decided.sum(axis=1) + positive.sum(axis=1))
 
 
 def f1_averages(counts: DecisionCounts) -> dict[str, float | None]:
