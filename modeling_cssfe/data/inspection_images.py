@@ -216,15 +216,16 @@ def _similar(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _facts(cell: Mapping[str, Any], image_id: str, max_pixels: int) -> _Facts:
-    data = cell.get("bytes")
-    if data is None and cell.get("path") is not None:
+    data, path = cell.get("bytes"), cell.get("path")
+    if data is None and path is not None:
         try:
-            data = Path(cell["path"]).read_bytes()
+            data = Path(path).read_bytes()
         except OSError:
-            decode_image(cell, image_id=image_id, max_pixels=max_pixels)  # says what is wrong with the path
-            raise ImageDecodingError(f"image {image_id!r} ({cell['path']}) cannot be read; restore it.") from None
+            decode_image(path, image_id=image_id, max_pixels=max_pixels)  # says what is wrong with the path
+    if data is None:
+        raise ImageDecodingError(f"image {image_id!r} has no bytes that can be read; restore it.")
     # The path goes along so that the error names it.
-    image = decode_image({"bytes": data, "path": cell.get("path")}, image_id=image_id, max_pixels=max_pixels)
+    image = decode_image({"bytes": data, "path": path}, image_id=image_id, max_pixels=max_pixels)
     with Image.open(io.BytesIO(data), formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as stored:
         described = stored.format or "unknown", stored.mode, bool(getattr(stored, "is_animated", False))
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX).convert("L")

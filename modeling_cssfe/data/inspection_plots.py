@@ -87,12 +87,13 @@ def _draw_counts(axis: "Axes", inspection: Inspection, order: np.ndarray, named:
         size = 4 if named else 2
         axis.plot(positions, own, mark, ms=size, mfc="none", mec="black", mew=0.7, label=split)
     axis.set_yscale("symlog", linthresh=1)  # logarithmic from 1 on, and 0 has a place
-    axis.set_ylim(bottom=0)
+    most = max(max(entry.class_counts) for entry in inspection.splits.values())
+    axis.set_ylim(0, 6 * max(1, most, *inspection.group_counts))  # room for the legend
     axis.set_xlim(-0.7, len(order) - 0.3)
     axis.set_ylabel("images (log scale)")
     axis.set_title("Images of each class")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper right", ncols=2)
     if named:
         axis.set_xticks(positions, _names(inspection, order), rotation=90, fontsize=_font(len(order)))
     else:
@@ -110,7 +111,8 @@ def _draw_groups(axis: "Axes", inspection: Inspection) -> None:
             axis.barh(row, amount / total, left=start, color=color)
             if amount / total > 0.06:
                 text = f"{amount:,.0f}"
-                axis.text(start + amount / total / 2, row, text, ha="center", va="center", fontsize=8)
+                text_color = "white" if group == "head" else "black"
+                axis.text(start + amount / total / 2, row, text, ha="center", va="center", fontsize=8, color=text_color)
             start += amount / total
     axis.set_yticks(range(len(rows)), list(rows))
     axis.invert_yaxis()
@@ -120,6 +122,8 @@ def _draw_groups(axis: "Axes", inspection: Inspection) -> None:
 
 
 def _draw_labels_per_image(axis: "Axes", inspection: Inspection) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     splits = inspection.splits
     width = 0.8 / len(splits)
     shades = ("0.2", "0.5", "0.75", "0.9")
@@ -130,7 +134,7 @@ def _draw_labels_per_image(axis: "Axes", inspection: Inspection) -> None:
         axis.bar(places, shares, width, color=shades[number % 4], edgecolor="black", linewidth=0.4, label=label)
     axis.set_xlabel("labels of an image")
     axis.set_ylabel("share of images")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title("Labels per image")
     axis.legend(fontsize=8)
 

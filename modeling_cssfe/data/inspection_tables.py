@@ -7,7 +7,6 @@ from .inspection import Finding, Inspection
 
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from rich.table import Table
 
 _PAIRS = 10
@@ -15,7 +14,7 @@ _REASONS = 10
 _COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def inspection_tables(inspection: Inspection, title: str) -> "list[RenderableType]":
+def inspection_tables(inspection: Inspection, title: str) -> "list[Table]":
     """Return classes, groups, labels per image, pairs of classes, image files and findings, each as a table.
 
     Args:
@@ -158,10 +157,10 @@ def _unreadable(inspection: Inspection) -> "Table | None":
     return table
 
 
-def _findings(findings: tuple[Finding, ...]) -> "RenderableType":
+def _findings(findings: tuple[Finding, ...]) -> "Table":
     table = _table("what would go wrong in training", "", "found", "mend", left=3)
     if not findings:
-        return "what would go wrong in training: nothing was found."
+        table.add_row("", "nothing", "")
     for finding in findings:
         style = _COLORS[finding.severity]
         table.add_row(f"[{style}]{finding.severity}[/]", _plain(finding.message), _plain(finding.mend))

@@ -162,8 +162,9 @@ def parse_label_list(cells: Sequence[Any], options: LabelOptions, where: str) ->
     """Read a column whose cell lists the labels of one image.
 
     A cell is a list; text that holds a list (`["cat", "dog"]`); text with names between delimiters; or one name or
-    number. Empty text is an image without labels. None is, by `options.empty_cells`, an error, an image of whose labels
-    nothing is known (`ALL_UNKNOWN`), or one without labels.
+    number. None is, by `options.empty_cells`, an error, an image of whose labels nothing is known (`ALL_UNKNOWN`), or one
+    without labels. Empty text, which in a CSV file may mean either, is an image without labels unless `empty_cells` is
+    `"unknown"`; an empty list is always one.
 
     Raises:
         ValueError: A None that the options do not allow, or text whose delimiter is not clear.
@@ -171,7 +172,7 @@ def parse_label_list(cells: Sequence[Any], options: LabelOptions, where: str) ->
     delimiter = options.delimiter or _guess_delimiter(cells, where)
     rows = []
     for index, cell in enumerate(cells):
-        if cell is None:
+        if cell is None or (isinstance(cell, str) and not cell.strip() and options.empty_cells == "unknown"):
             if options.empty_cells == "error":
                 raise ValueError(f"{where}: {_empty_cell_message(f'row {index}')}")
             rows.append(ALL_UNKNOWN if options.empty_cells == "unknown" else RowLabels())

@@ -69,7 +69,8 @@ def load_images(
         label_columns: Columns of 1, 0 and -1 (unknown), one a label; by default all other columns, if there is no label
             column and all hold nothing else.
         delimiter: Between the names in a label cell of text; by default the one of `|`, `;`, `,` that occurs.
-        empty_cells: What a missing label cell means: `"error"`, `"unknown"` or `"negative"`.
+        empty_cells: What a missing label cell means: `"error"`, `"unknown"` or `"negative"`. Empty text in a column of
+            label lists is an image without labels, unless this is `"unknown"`.
         difficult: What VOC objects marked difficult and COCO crowds say: `"positive"` (the class is present, as in the
             field's benchmarks), `"ignore"` (nothing), or `"unknown"`.
         image_root: Folder of the images of a COCO file or a YOLO data set, if they are not beside it.

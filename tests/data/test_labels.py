@@ -58,6 +58,14 @@ def test_a_missing_cell_means_what_the_option_says(rule, expected):
         parse_label_list([["ant"], None], LabelOptions(), "here")
 
 
+@pytest.mark.parametrize("cell", ["", "  "])
+def test_empty_text_is_an_image_without_labels_unless_empty_cells_are_unknown(cell):
+    for rule in ("error", "negative"):
+        assert parse_label_list(["ant", cell], LabelOptions(empty_cells=rule), "here")[1] == RowLabels()
+    unknown = LabelOptions(empty_cells="unknown")
+    assert parse_label_list(["ant", cell, "[]", []], unknown, "here")[1:] == [ALL_UNKNOWN, RowLabels(), RowLabels()]
+
+
 def test_label_columns_hold_present_absent_and_unknown():
     columns = {"ant": ["1", "0", "-1"], "bee": [0, 1.0, -1], "cat": [True, False, "TRUE"]}
     rows = parse_label_columns(columns, LabelOptions(), "here")
