@@ -6,6 +6,7 @@ agree to the last bit; only training has transforms of its own.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,55 @@ class EvaluationTransform:
         return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
 
 
+class TrainTransform:
+    """What `build_train_transform` returns.
+
+    Attributes:
+        accepts_tensors: A loader may pass `(3, height, width)` uint8 tensors, which spares it a Pillow image.
+    """
+
+    accepts_tensors = True
+
+    def __init__(self, steps: Sequence[Callable[[Any], Any]]):
+        from torchvision.transforms import v2
+
+        self._steps = v2.Compose(steps)
+
+    def __call__(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
+        """Return the pixel values of an image, `(3, height, width)` float32."""
+        return self._steps(image)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._steps})"
+
+
+def accepts_tensors(transform: ImageTransform) -> bool:
+    """Whether a transform says that it takes uint8 tensors `(3, height, width)` as well as Pillow images."""
+    return bool(getattr(transform, "accepts_tensors", False))
+
+
+def training_draft_size(image_size: int | Sequence[int], crop_scale: Sequence[float] = (0.5, 1.0)) -> tuple[int, int]:
+    """Return the `draft_size` at which draft decoding leaves training crops their resolution.
+
+    A crop of the share s of an image's area has about sqrt(s) of its sides, so the image may be reduced until sqrt(s)
+    of it is what the model takes. Crops of another shape than the image are narrower, and then enlarged a little.
+
+    Args:
+        image_size: As for `build_train_transform`.
+        crop_scale: As for `build_train_transform`.
+
+    Returns:
+        (width, height) in pixels, for `build_data_loader`.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+    height, width = _check_size(image_size)
+    _check_crop_scale(crop_scale)
+    side = math.sqrt(crop_scale[0])
+    return math.ceil(width / side), math.ceil(height / side)
+
+
 def build_train_transform(
     image_size: int | Sequence[int],
     mean: Sequence[float],
@@ -43,7 +93,7 @@ def build_train_transform(
     crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
     horizontal_flip: float = 0.5,
     random_erasing: float = 0.0,
-) -> ImageTransform:
+) -> TrainTransform:
     """Build the training transform from torchvision's v2 transforms.
 
     The order is: random resized crop, horizontal flip, augmentation policy, float, normalisation, erasing. All
@@ -63,20 +113,18 @@ def build_train_transform(
         random_erasing: Probability that a rectangle (2 to 33 % of the area) is set to the mean colour.
 
     Returns:
-        A function from a Pillow image to `(3, height, width)` float32. It can be sent to worker processes.
+        A function from a Pillow image, or a uint8 tensor `(3, height, width)`, to `(3, height, width)` float32. It can
+        be sent to worker processes.
 
     Raises:
         ValueError: An option is out of range, or the augmentation is unknown.
     """
     from torchvision.transforms import v2
 
-    size = [image_size, image_size] if isinstance(image_size, int) else [int(side) for side in image_size]
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"image_size must be one side or (height, width) in pixels, >= 1, got {image_size!r}.")
+    size = _check_size(image_size)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"mean and std must have 3 values each, std > 0, got {list(mean)} and {list(std)}.")
-    if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise ValueError(f"crop_scale must be (low, high) with 0 < low <= high <= 1, got {tuple(crop_scale)}.")
+    _check_crop_scale(crop_scale)
     if len(crop_ratio) != 2 or not 0 < crop_ratio[0] <= crop_ratio[1]:
         raise ValueError(f"crop_ratio must be (low, high) with 0 < low <= high, got {tuple(crop_ratio)}.")
     for name, probability in (("horizontal_flip", horizontal_flip), ("random_erasing", random_erasing)):
@@ -106,7 +154,27 @@ def build_train_transform(
     steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
     if random_erasing:
         steps.append(v2.RandomErasing(random_erasing))
-    return v2.Compose([*steps, v2.ToPureTensor()])
+    return TrainTransform([*steps, v2.ToPureTensor()])
 
 
-__all__ = ["AUGMENTATIONS", "EvaluationTransform", "ImageTransform", "build_train_transform"]
+def _check_size(image_size: int | Sequence[int]) -> list[int]:
+    size = [image_size, image_size] if isinstance(image_size, int) else [int(side) for side in image_size]
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"image_size must be one side or (height, width) in pixels, >= 1, got {image_size!r}.")
+    return size
+
+
+def _check_crop_scale(crop_scale: Sequence[float]) -> None:
+    if len(crop_scale) != 2 or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+        raise ValueError(f"crop_scale must be (low, high) with 0 < low <= high <= 1, got {tuple(crop_scale)}.")
+
+
+__all__ = [
+    "AUGMENTATIONS",
+    "EvaluationTransform",
+    "ImageTransform",
+    "TrainTransform",
+    "accepts_tensors",
+    "build_train_transform",
+    "training_draft_size",
+]
