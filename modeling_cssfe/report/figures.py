@@ -363,8 +363,8 @@ def _caption_confusion(judgement: Judgement, _: Intervals | None) -> str:
 def _caption_calibration(judgement: Judgement, _: Intervals | None) -> str:
     return (
         "Above: of the labels predicted with some probability, how many are there; on the dotted diagonal the two "
-        "agree. Below: how many labels each point stands for. The error is the expected calibration error of all "
-        "labels of the group together, which easy absent labels dominate; the table of groups has its mean over classes."
+        "agree. Below: how many labels each point stands for. The error is the expected calibration error of the "
+        "group's labels together, which easy absent labels dominate; the table of groups has the mean over classes."
     )
 
 
