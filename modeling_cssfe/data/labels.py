@@ -162,9 +162,9 @@ def parse_label_list(cells: Sequence[Any], options: LabelOptions, where: str) ->
     """Read a column whose cell lists the labels of one image.
 
     A cell is a list; text that holds a list (`["cat", "dog"]`); text with names between delimiters; or one name or
-    number. None is, by `options.empty_cells`, an error, an image of whose labels nothing is known (`ALL_UNKNOWN`), or one
-    without labels. Empty text, which in a CSV file may mean either, is an image without labels unless `empty_cells` is
-    `"unknown"`; an empty list is always one.
+    number. None is, by `options.empty_cells`, an error, an image of whose labels nothing is known (`ALL_UNKNOWN`), or
+    one without labels. Empty text, which in a CSV file may mean either, is an image without labels unless
+    `empty_cells` is `"unknown"`; an empty list is always one.
 
     Raises:
         ValueError: A None that the options do not allow, or text whose delimiter is not clear.

@@ -98,10 +98,14 @@ def _lists(root: Path, stems: list[str]) -> dict[str, list[str]]:
     if not present:
         return {"train": stems}
     # A list's line is an id, in per-class lists followed by 1, 0 or -1.
-    return {
-        split: [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for split, path in present.items()
-    }
+    return {split: _stems(path) for split, path in present.items()}
+
+
+def _stems(path: Path) -> list[str]:
+    try:
+        return [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
 
 
 def _record(

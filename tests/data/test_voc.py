@@ -129,6 +129,12 @@ def test_what_is_missing_is_named(voc):
         load_images(voc)
 
 
+def test_a_list_that_is_no_text_is_named(voc):
+    (voc / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe0\x000\x00")
+    with pytest.raises(ValueError, match=r"train\.txt is not UTF-8 text; save it as UTF-8"):
+        load_images(voc)
+
+
 def test_a_link_out_of_the_folder_is_refused(voc, tmp_path, write_image):
     write_image(tmp_path / "outside.jpg")
     (voc / "JPEGImages" / "000002.jpg").unlink()
