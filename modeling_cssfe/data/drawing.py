@@ -14,9 +14,9 @@ equal).
 
 **Greedy.** Classes are served from the smallest target up; each takes the images that do least harm (that have the
 least weight in classes which have enough), at random among equals, as long as an image does more good than harm. Then,
-until nothing improves: images are removed or added where that helps, and exchanged for others that differ in one class or, as far as a fixed
-amount of work allows, for any others.
-All in whole numbers, so the drawn images are the same on every machine.
+until nothing improves: images are removed or added where that helps, and exchanged for others that differ in one class
+or, as far as a fixed amount of work allows, for any others. All in whole numbers, so the drawn images are the same on
+every machine.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,8 @@ class DrawnRows:
             solver met its time limit.
         gap: How far below the found deviation the best possible one may lie, as a fraction of the found one: 0 where
             it is optimal, None where nothing is known.
-        reproducible: Whether labels, targets and seed alone decide on the rows, on any machine.
+        reproducible: Whether labels, targets, method and seed alone decide on the rows, on any machine that is fast
+            enough not to meet the time limit.
     """
 
     rows: np.ndarray
@@ -101,6 +102,10 @@ def draw_long_tail(
         small = len(pools) <= EXACT_PATTERNS and len(targets) <= EXACT_CLASSES
         if method == "exact" or small:
             found, status, gap, reproducible = _exact(problem, pools, seed, time_limit)
+            if method == "exact" and found is None:
+                raise RuntimeError(
+                    f"the solver found nothing within {time_limit:g} s; raise time_limit or use method='greedy'."
+                )
             if method == "auto" and status != "optimal":
                 found, status, gap = None, f"heuristic (nothing was proven within {time_limit:g} s)", None
         del pools
@@ -160,8 +165,8 @@ def _pool(present: sparse.csr_matrix) -> list[list[int]]:
 
 def _exact(
     problem: _Problem, pools: list[list[int]], seed: int, time_limit: float
-) -> tuple[np.ndarray, str, float | None, bool]:
-    """Return the rows, the status, the gap, and whether the tie between best solutions was decided for good."""
+) -> tuple[np.ndarray | None, str, float | None, bool]:
+    """Return the rows (None if there are none yet), status, gap, and whether ties between the best were decided."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     if not pools:
@@ -178,7 +183,7 @@ def _exact(
     cost = np.concatenate([np.zeros(len(pools)), problem.weights, problem.weights]).astype(np.float64)
     first = milp(cost, constraints=balance, bounds=bounds, integrality=integrality, options=options)
     if first.x is None:
-        raise RuntimeError(f"the solver found nothing within {time_limit:g} s; raise time_limit or use method='greedy'.")
+        return None, "feasible", None, False
     rows = _take(pools, first.x)
     best = problem.cost(class_totals(problem.present, rows))
     # The cost is a whole number, so a bound less than 1 below it is proof; 0.5 leaves room for rounding.
