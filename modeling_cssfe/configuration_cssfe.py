@@ -5,6 +5,8 @@ The paper and its released code differ in a dozen places. Each of them is a fiel
 but a value for each of these fields (`PRESETS` below), and any field given by name wins over the preset.
 """
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -205,7 +207,11 @@ class CSSFEConfig(PreTrainedConfig):
         loss_kwargs (`dict`, *optional*):
             Options of the loss. For `"asl"` the preset gives the margin: none in the paper, .05 in the released code.
         thresholds (`list[float]`, *optional*):
-            Decision threshold of each class in [0, 1], used by the image processor's post-processing.
+            Decision threshold of each class in [0, 1], used by the image processor's post-processing. It is compared
+            with the score, a plain sigmoid of the logit, with or without `calibration`.
+        calibration (`dict[str, dict]`, *optional*):
+            Group -> `{"temperature": > 0, "bias": number}`: a class of the group has the calibrated probability
+            `sigmoid(logit / temperature + bias)`. A group that is not named, and a missing bias, change nothing.
 
     Raises:
         ValueError: With every problem of the configuration in one message.
@@ -267,6 +273,7 @@ class CSSFEConfig(PreTrainedConfig):
     loss: str = "asl"
     loss_kwargs: dict | None = None
     thresholds: list[float | int] | tuple[float | int, ...] | None = None
+    calibration: dict | None = None
 
     def __post_init__(self, label_names=None, **kwargs):
         problems = []
@@ -301,6 +308,14 @@ class CSSFEConfig(PreTrainedConfig):
         if self.class_counts is None:
             return ["head"] * self.num_labels
         return assign_groups(self.class_counts, self.head_min, self.tail_max)
+
+    @property
+    def class_calibration(self) -> list[tuple[float, float]] | None:
+        """`list[tuple[float, float]]`: Temperature and bias of each class; `None` without `calibration`."""
+        if self.calibration is None:
+            return None
+        values = [self.calibration.get(group, {}) for group in self.groups]
+        return [(float(value.get("temperature", 1.0)), float(value.get("bias", 0.0))) for value in values]
 
     @property
     def group_ranks(self) -> list[int]:
@@ -340,7 +355,12 @@ class CSSFEConfig(PreTrainedConfig):
             raise ValueError(f"CSSFEConfig has {len(problems)} problem(s): " + "; ".join(problems) + ".")
 
     def _find_problems(self) -> list[str]:
-        return self._problems_of_choices() + self._problems_of_numbers() + self._problems_of_classes()
+        return (
+            self._problems_of_choices()
+            + self._problems_of_numbers()
+            + self._problems_of_classes()
+            + self._problems_of_calibration()
+        )
 
     def _problems_of_choices(self) -> list[str]:
         problems = []
@@ -408,6 +428,23 @@ class CSSFEConfig(PreTrainedConfig):
                 )
             elif not all(0 <= threshold <= 1 for threshold in self.thresholds):
                 problems.append(f"thresholds {list(self.thresholds)} must all lie in [0, 1]")
+        return problems
+
+    def _problems_of_calibration(self) -> list[str]:
+        problems = []
+        for group, values in (self.calibration or {}).items():
+            where = f"calibration[{group!r}]"
+            if group not in GROUPS:
+                problems.append(f"{where} is of no group: calibrate {', '.join(GROUPS)}")
+                continue
+            if not isinstance(values, dict) or not {"temperature"} <= set(values) <= {"temperature", "bias"}:
+                problems.append(f"{where} is {values!r}: give a temperature and, if wanted, a bias")
+                continue
+            for name, value in values.items():
+                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                    problems.append(f"{name} of {where} is {value!r}: give a finite number")
+                elif name == "temperature" and value <= 0:
+                    problems.append(f"{name} of {where} is {value}: give a number > 0")
         return problems
 
 

@@ -33,7 +33,7 @@ class CSSFEImageProcessor(TorchvisionBackend):
         )
 
     def post_process_multi_label_classification(
-        self, outputs, thresholds=None, label_names: list[str] | None = None
+        self, outputs, thresholds=None, label_names: list[str] | None = None, calibration=None
     ) -> list[list[dict]]:
         """Turn logits into the labels that each image carries.
 
@@ -41,26 +41,43 @@ class CSSFEImageProcessor(TorchvisionBackend):
             outputs: The model's output, or its `(batch, classes)` logits.
             thresholds: One probability, or one for each class (`config.thresholds`); .5 where `None`.
             label_names: Class names (`config.label_names`); class ids where `None`.
+            calibration: Temperature and bias of each class (`config.class_calibration`), or `None`.
 
         Returns:
             For each image a list of `{"label", "score"}`, highest score first; empty where no score reaches its
-            threshold. Scores are probabilities of the sigmoid.
+            threshold. Scores are probabilities of the sigmoid, the same that the stock pipeline shows. With
+            `calibration` there is a `"probability"` beside each, `sigmoid(logit / temperature + bias)`; it changes
+            neither labels nor order.
 
         Raises:
-            ValueError: `thresholds` or `label_names` have another length than there are classes.
+            ValueError: `thresholds`, `label_names` or `calibration` have another length than there are classes.
+            TypeError: `calibration` is a dictionary of groups.
         """
-        logits = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
-        scores = logits.detach().float().sigmoid().cpu()
+        logits = (outputs if isinstance(outputs, torch.Tensor) else outputs.logits).detach().float().cpu()
+        scores = logits.sigmoid()
         limits = torch.as_tensor(0.5 if thresholds is None else thresholds, dtype=scores.dtype)
-        for name, values in (("thresholds", limits if limits.ndim else None), ("label_names", label_names)):
+        if isinstance(calibration, dict):
+            raise TypeError("calibration is a dictionary of groups; pass config.class_calibration, one pair a class.")
+        per_class = {
+            "thresholds": limits if limits.ndim else None,
+            "label_names": label_names,
+            "calibration": calibration,
+        }
+        for name, values in per_class.items():
             if values is not None and len(values) != scores.shape[1]:
                 raise ValueError(f"{name} has {len(values)} entries for {scores.shape[1]} classes: give one a class.")
+        probabilities = None
+        if calibration is not None:
+            temperature, bias = torch.tensor(calibration, dtype=torch.float64).T
+            probabilities = (logits.double() / temperature + bias).sigmoid()
         results = []
-        for row, kept in zip(scores, scores >= limits, strict=True):
-            labels = [
-                {"label": index if label_names is None else label_names[index], "score": row[index].item()}
-                for index in kept.nonzero().flatten().tolist()
-            ]
+        for image, kept in enumerate(scores >= limits):
+            labels = []
+            for index in kept.nonzero().flatten().tolist():
+                name = index if label_names is None else label_names[index]
+                labels.append({"label": name, "score": scores[image, index].item()})
+                if probabilities is not None:
+                    labels[-1]["probability"] = probabilities[image, index].item()
             results.append(sorted(labels, key=lambda entry: -entry["score"]))
         return results
 

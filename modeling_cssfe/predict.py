@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .data import decode_image
+from .evaluation.calibration import apply_calibration
 from .training.evaluation import load_trained_model
 
 
@@ -46,7 +49,9 @@ def predict(
 
     Yields:
         `{"image", "predictions"}` with `[{"label", "score", "above_threshold"}]`, highest score first. Scores are the
-        sigmoid probabilities of `pipeline("image-classification")`; the threshold is the configuration's, or .5.
+        sigmoid probabilities of `pipeline("image-classification")`, which knows no calibration, and it is these that
+        are compared with the threshold (the configuration's, or .5). A model with a calibration adds a
+        `"probability"` to each.
 
     Raises:
         ImageDecodingError: An image cannot be read; names it.
@@ -57,13 +62,19 @@ def predict(
     model, processor = load_trained_model(path)
     names = model.config.label_names
     limits = dict(zip(names, model.config.thresholds or [0.5] * len(names), strict=True))
+    calibrated = model.config.calibration
+    group_of = dict(zip(names, model.config.groups, strict=True))
     classify = pipeline("image-classification", model=model, image_processor=processor)
     for file in images:
         scores = classify(decode_image(os.fspath(file)), top_k=top_k or len(names))
-        yield {
-            "image": os.fspath(file),
-            "predictions": [entry | {"above_threshold": entry["score"] >= limits[entry["label"]]} for entry in scores],
-        }
+        entries = [entry | {"above_threshold": entry["score"] >= limits[entry["label"]]} for entry in scores]
+        if calibrated is not None:
+            groups = [group_of[entry["label"]] for entry in entries]
+            probabilities = apply_calibration(np.array([entry["score"] for entry in entries]), groups, calibrated)
+            entries = [
+                entry | {"probability": float(value)} for entry, value in zip(entries, probabilities, strict=True)
+            ]
+        yield {"image": os.fspath(file), "predictions": entries}
 
 
 __all__ = ["find_images", "predict"]

@@ -17,7 +17,7 @@ score, so it moves no decision either.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,13 @@ class GroupCalibration:
         temperature: Divides the logit, > 0; above 1 makes scores less extreme.
         bias: Added to the divided logit.
         num_positives: Known positives it was fitted on.
-        reason: Why these values, in words.
+        remark: What there is to know about these values, in words; empty if nothing.
     """
 
     temperature: float
     bias: float
     num_positives: int
-    reason: str
+    remark: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def fit_calibration(table: ScoreTable, *, bias: bool = True, num_folds: int = 5,
     """Fit temperature and bias of each group, and measure the calibration error before and after.
 
     Both minimise the binary cross-entropy of the group's known labels, a convex problem in `1 / temperature` and bias.
-    A group without positives (or without negatives) keeps temperature 1 and bias 0, and its reason says so.
+    A group without positives (or without negatives) keeps temperature 1 and bias 0; one with fewer than 10 positives
+    takes the values of all classes together, or stays as it is if these have no more. The remark says so.
 
     Args:
         table: Scores and labels of validation images; unknown labels take no part.
@@ -157,24 +158,35 @@ def _calibrate(scores: np.ndarray, groups: Sequence[str], fitted: Mapping[str, G
 
 def _fit_groups(table: ScoreTable, bias: bool) -> dict[str, GroupCalibration]:
     groups = np.array(table.groups)
+    together = _fit_columns(table, np.ones(len(groups), dtype=bool), bias)
     fitted = {}
     for name in (group for group in GROUPS if group in groups):
-        labels = table.labels[:, groups == name]
-        known = labels >= 0
-        positive = labels[known] == 1
-        count = int(positive.sum())
-        if count in (0, positive.size):
-            reason = f"no {'negatives' if count else 'positives'} to calibrate by: left as it is"
-            fitted[name] = GroupCalibration(1.0, 0.0, count, reason)
-            continue
-        slope, offset = _fit(logit_of(table.scores[:, groups == name][known]), positive, bias)
-        reason = f"{count} positive{'s' if count > 1 else ''}"
-        if not TEMPERATURE_BOUNDS[0] * 1.001 < 1 / slope < TEMPERATURE_BOUNDS[1] * 0.999:
-            reason += "; the temperature is at its bound: the scores separate these labels perfectly, or not at all"
-        elif count < FEW_POSITIVES:
-            reason += ": too few to trust"
-        fitted[name] = GroupCalibration(1 / slope, offset, count, reason)
+        found = _fit_columns(table, groups == name, bias)
+        if 0 < found.num_positives < FEW_POSITIVES <= together.num_positives:
+            # Two parameters from so few positives are mostly chance, and often separate them without a mistake.
+            remark = f"fewer than {FEW_POSITIVES} positives: the values of all classes together"
+            found = replace(together, num_positives=found.num_positives, remark=remark)
+        fitted[name] = found
     return fitted
+
+
+def _fit_columns(table: ScoreTable, columns: np.ndarray, bias: bool) -> GroupCalibration:
+    """Fit the known labels of some classes."""
+    labels = table.labels[:, columns]
+    known = labels >= 0
+    positive = labels[known] == 1
+    count = int(positive.sum())
+    if count in (0, positive.size):
+        return GroupCalibration(
+            1.0, 0.0, count, f"no {'negatives' if count else 'positives'} to calibrate by: left as it is"
+        )
+    if count < FEW_POSITIVES:
+        return GroupCalibration(1.0, 0.0, count, f"fewer than {FEW_POSITIVES} positives: left as it is")
+    slope, offset = _fit(logit_of(table.scores[:, columns][known]), positive, bias)
+    remark = ""
+    if not TEMPERATURE_BOUNDS[0] * 1.001 < 1 / slope < TEMPERATURE_BOUNDS[1] * 0.999:
+        remark = "temperature at its bound: the scores separate these labels without a mistake, or not at all"
+    return GroupCalibration(1 / slope, offset, count, remark)
 
 
 def _fit(logits: np.ndarray, positive: np.ndarray, with_bias: bool) -> tuple[float, float]:

@@ -149,7 +149,7 @@ def choose_thresholds(
         ValueError: Unknown objective, a target that is missing, not wanted or out of range, a negative or NaN
             shrinkage, a negative number of resamples, or no positive in the whole table.
     """
-    _check_options(objective, target, shrinkage, num_resamples)
+    check_threshold_options(objective, target, shrinkage, num_resamples)
     data = check_scored_labels(table.scores, table.labels, table.label_names)
     curves = data.map_columns(_Cuts.of)
     if not any(curve.num_positives for curve in curves):
@@ -402,7 +402,12 @@ def held_out_f1(
     return f1_of(table.scores >= 0.5), f1_of(table.scores >= thresholds)
 
 
-def _check_options(objective: str, target: float | None, shrinkage: float, num_resamples: int) -> None:
+def check_threshold_options(objective: str, target: float | None, shrinkage: float, num_resamples: int) -> None:
+    """Check the options of `choose_thresholds` before images are scored for it.
+
+    Raises:
+        ValueError: As `choose_thresholds`.
+    """
     check_choice("objective", objective, OBJECTIVES)
     if objective == "f1" and target is not None:
         raise ValueError(f"target is {target} but objective 'f1' has none; leave it out or choose precision or recall.")

@@ -140,6 +140,7 @@ def test_a_whole_configuration_survives_json(tmp_path):
         loss="bce",
         loss_kwargs={"reduction": "sum"},
         thresholds=[0.5] * 20,
+        calibration={"head": {"temperature": 1.3, "bias": -0.2}, "tail": {"temperature": 0.5}},
     )
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
@@ -185,6 +186,13 @@ def test_all_problems_are_reported_in_one_error():
         ({"id2label": {0: "a", 2: "b"}}, ["[0, 2]", "0 to 1"]),
         ({"label_names": ["a", "b"], "thresholds": [0.5]}, ["thresholds has 1 entries for 2"]),
         ({"label_names": ["a", "b"], "thresholds": [0.5, 1.5]}, ["[0.5, 1.5]", "[0, 1]"]),
+        ({"calibration": {"tial": {"temperature": 1.0}}}, ["calibration['tial']", "head, medium, tail"]),
+        ({"calibration": {"tail": {"bias": 1.0}}}, ["calibration['tail'] is {'bias': 1.0}", "give a temperature"]),
+        ({"calibration": {"tail": {"temperature": 1.0, "shift": 2}}}, ["calibration['tail']", "'shift'"]),
+        ({"calibration": {"tail": 1.5}}, ["calibration['tail'] is 1.5"]),
+        ({"calibration": {"head": {"temperature": 0}}}, ["temperature of calibration['head'] is 0", "> 0"]),
+        ({"calibration": {"head": {"temperature": 1, "bias": "2"}}}, ["bias of calibration['head'] is '2'"]),
+        ({"calibration": {"head": {"temperature": float("nan")}}}, ["is nan", "finite"]),
         ({"num_channels": 1}, ["image_mean has 3 values for 1 channels", "image_std"]),
         ({"problem_type": "single_label_classification"}, ["multi_label_classification"]),
         ({"label_dropout": -0.1}, ["label_dropout is -0.1"]),
@@ -224,6 +232,13 @@ def test_lt_coco_has_22_head_33_medium_and_25_tail_classes():
     assert (max(counts), min(counts)) == (1128, 6)
     groups = CSSFEConfig(class_counts=counts).groups
     assert Counter(groups) == {"head": 22, "medium": 33, "tail": 25}
+
+
+def test_every_class_has_the_calibration_of_its_group():
+    calibration = {"head": {"temperature": 1.3, "bias": -0.2}, "tail": {"temperature": 0.5}}
+    config = CSSFEConfig(class_counts=[3, 50, 500], calibration=calibration)
+    assert config.class_calibration == [(0.5, 0.0), (1.0, 0.0), (1.3, -0.2)]
+    assert CSSFEConfig(class_counts=[3, 50, 500]).class_calibration is None
 
 
 def test_groups_follow_their_thresholds_and_may_be_empty():

@@ -127,13 +127,36 @@ def test_half_precision_logits_with_gradient_are_taken():
     assert [len(entries) for entries in post_process(logits)] == [2, 0]
 
 
+def test_a_calibrated_probability_stands_beside_the_score_and_changes_no_decision():
+    config = CSSFEConfig(
+        class_counts=[3, 50, 500],
+        calibration={"head": {"temperature": 2.0, "bias": -3.0}, "tail": {"temperature": 0.5, "bias": 1.0}},
+    )
+    plain = post_process(LOGITS)
+    calibrated = post_process(LOGITS, calibration=config.class_calibration)
+    expected = [  # of the first image; its logits are 2 and .5, and the second image has no label
+        {"label": 0, "score": pytest.approx(sigmoid(2.0)), "probability": pytest.approx(sigmoid(2.0 / 0.5 + 1))},
+        {"label": 2, "score": pytest.approx(sigmoid(0.5)), "probability": pytest.approx(sigmoid(0.5 / 2 - 3))},
+    ]
+    assert calibrated == [expected, []]
+    assert [[{**entry, "probability": 0} for entry in row] for row in plain] == [
+        [{**entry, "probability": 0} for entry in row] for row in calibrated
+    ]
+
+
+def test_a_dictionary_of_groups_is_no_calibration_of_classes():
+    with pytest.raises(TypeError, match=r"pass config\.class_calibration"):
+        post_process(LOGITS, calibration={"head": {"temperature": 1.0}})
+
+
 @pytest.mark.parametrize(
     ("keywords", "part"),
     [
+        ({"calibration": [(1.0, 0.0)]}, "calibration has 1 entries for 3 classes"),
         ({"thresholds": [0.5, 0.5]}, "thresholds has 2 entries for 3 classes"),
         ({"label_names": ["a"]}, "label_names has 1"),
     ],
-    ids=["thresholds", "names"],
+    ids=["calibration", "thresholds", "names"],
 )
 def test_lists_of_another_length_are_refused_in_one_line(keywords, part):
     with pytest.raises(ValueError, match=part) as caught:
