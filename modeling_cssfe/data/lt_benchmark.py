@@ -57,20 +57,6 @@ class LTBenchmarkConfig(RecordConfig):
         if self.min_positives < 1:
             raise ValueError(f"min_positives must be >= 1, got {self.min_positives}.")
 
-    def folder(self, option: str) -> Path | None:
-        """Return a folder that an option names, resolved.
-
-        Raises:
-            FileNotFoundError: There is no such folder.
-        """
-        value = getattr(self, option)
-        if value is None:
-            return None
-        path = Path(value).expanduser()
-        if not path.is_dir():
-            raise FileNotFoundError(f"{option} is {str(value)!r}, which is no folder; correct the path.")
-        return path.resolve()
-
     def source_files(self) -> list[Path]:
         """The lists; see `RecordConfig.source_files`."""
         return sorted(Path(self.lists).expanduser().glob("*.txt")) if self.lists is not None else []

@@ -68,6 +68,32 @@ class RecordConfig(datasets.BuilderConfig):
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}.")
 
+    def folder(self, option: str) -> Path | None:
+        """Return a folder that an option names, resolved.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+        """
+        value = getattr(self, option)
+        if value is None:
+            return None
+        path = Path(value).expanduser()
+        if not path.is_dir():
+            raise FileNotFoundError(f"{option} is {str(value)!r}, which is no folder; correct the path.")
+        return path.resolve()
+
+    def user_root(self) -> Path:
+        """Return the folder that the option `root` names, resolved.
+
+        Raises:
+            ValueError: It is not given.
+            FileNotFoundError: There is no such folder.
+        """
+        root = self.folder("root")
+        if root is None:
+            raise ValueError("root is None; pass root=FOLDER, because this set cannot be downloaded.")
+        return root
+
     def source_files(self) -> list[Path]:
         """Files and folders of the user's that the prepared set depends on."""
         return []
