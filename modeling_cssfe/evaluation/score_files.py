@@ -330,7 +330,11 @@ def _read_columns(path: Path, suffix: str) -> _Content:
                 header = next(csv.reader(file), [])
             _require_header(header, where)
             types = {key: pyarrow.string() if key == ID_COLUMN else pyarrow.float64() for key in header}
-            table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=types))
+            table = pyarrow.csv.read_csv(
+                path,
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(column_types=types),
+            )
         else:
             table = pyarrow.parquet.ParquetFile(path).read()
             _require_header(table.column_names, where)
