@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .checks import check_embeddings, check_label_names
 
@@ -54,7 +54,8 @@ def save_label_embeddings(
     }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        save_file({TENSOR_NAME: values}, temporary, metadata=metadata)
+        # As bytes, since safetensors' own files can be read by their owner alone.
+        temporary.write_bytes(save({TENSOR_NAME: values}, metadata=metadata))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

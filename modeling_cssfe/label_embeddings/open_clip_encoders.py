@@ -13,7 +13,9 @@ only warns.
 """
 
 import difflib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +108,11 @@ def _load(open_clip: Any, name: str, weights: Path, source: str, quick_gelu: boo
                 f"the weights of {source!r} were trained without the quick GELU of that model; take the model's name "
                 "without '-quickgelu'."
             )
-        # `load_weights=False` and `pretrained_text=False`: it loads nothing by itself.
-        model = open_clip.create_model(
-            name, load_weights=False, pretrained_text=False, force_quick_gelu=bool(quick_gelu)
-        ).eval()
+        # With these it loads nothing by itself, and says on the root logger that the model is random, which ends here.
+        with _without_warnings():
+            model = open_clip.create_model(
+                name, load_weights=False, pretrained_text=False, force_quick_gelu=bool(quick_gelu)
+            ).eval()
         open_clip.load_checkpoint(model, str(weights))
         tokenizer = open_clip.get_tokenizer(name)
 
@@ -137,6 +140,19 @@ def _download_weights(repository: str, commit: str, names: tuple[str, ...], sour
             if not isinstance(error.__cause__, EntryNotFoundError):
                 raise
     raise ValueError(_no_weights(source, names))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    root = logging.getLogger()
+    root.addFilter(is_error)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_error)
 
 
 def _no_weights(source: str, names: tuple[str, ...]) -> str:

@@ -100,7 +100,7 @@ def read_sentence_modules(files: ModelFiles) -> SentenceModules | None:
     if listed is None:
         return None
     kinds, found = [], SentenceModules()
-    for module in sorted(listed, key=lambda entry: entry["idx"]):
+    for module in listed:
         kind, path = str(module["type"]).rpartition(".")[2], str(module["path"])
         inside = PurePosixPath(path)
         if inside.is_absolute() or ".." in inside.parts or not str(module["type"]).startswith("sentence_transformers."):

@@ -1,36 +1,52 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
-"""A CLIP model small enough to make in a test."""
+"""Text encoders small enough to make in a test, and a cache of the test's own."""
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from tiny_text import CLIP_WORDS, save_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch) -> Path:
+    """The default cache folder, which no other test has written to."""
+    home = tmp_path_factory.mktemp("hf-home")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(home))
+    return home / "cssfe" / "label_embeddings"
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A folder with a random BERT of 8 dimensions whose tokenizer knows the words of `CLIP_WORDS`."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    save_tokenizer(folder, CLIP_WORDS, "<start>", "<end>")
+    config = BertConfig(
+        vocab_size=len(CLIP_WORDS),
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory) -> Path:
     """A folder with a random CLIP text encoder of 6 output dimensions and a tokenizer that knows a few words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     folder = tmp_path_factory.mktemp("tiny-clip")
-    # The end token has the highest id, as in CLIP itself.
-    words = ["<pad>", "<start>", "<unk>", "a", "photo", "of", "the", ".", "cat", "traffic", "light", "dog", "<end>"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 12)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<start>",
-        eos_token="<end>",
-        model_max_length=16,
-    ).save_pretrained(folder)
+    save_tokenizer(folder, CLIP_WORDS, "<start>", "<end>")
     config = CLIPTextConfig(
-        vocab_size=len(words),
+        vocab_size=len(CLIP_WORDS),
         hidden_size=8,
         intermediate_size=16,
         num_hidden_layers=2,

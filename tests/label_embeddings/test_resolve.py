@@ -1,13 +1,10 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 import json
 import os
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -15,8 +12,6 @@ from modeling_cssfe.label_embeddings import load_label_embeddings, resolve_label
 
 
 NAMES = ["dog", "cat", "traffic_light"]
-REPOSITORY = Path(__file__).parents[2]
-SHARED = REPOSITORY.parent / "shared" / "data" / "label_embeddings"
 
 
 def values(rows: int = 3, dim: int = 5) -> torch.Tensor:
@@ -176,6 +171,31 @@ def test_bad_files_are_one_line_errors(tmp_path):
             resolve_label_embeddings(path, NAMES)
 
 
+def test_a_file_whose_values_changed_is_damaged(tmp_path):
+    path = tmp_path / "e.safetensors"
+    save_label_embeddings(path, values(), NAMES)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 64  # the highest bits of the last value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its values differ from their checksum"):
+        resolve_label_embeddings(path, NAMES)
+
+
+def test_a_saved_file_is_as_open_to_others_as_any_new_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    save_label_embeddings(tmp_path / "e.safetensors", values(), NAMES)
+    assert (tmp_path / "e.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("option", ["template", "revision"])
+@pytest.mark.parametrize("kind", ["random", "tensor", "file"])
+def test_an_option_that_a_source_cannot_use_is_refused(kind, option, tmp_path):
+    save_label_embeddings(tmp_path / "e.safetensors", values(), NAMES)
+    source = {"random": "random", "tensor": values(), "file": tmp_path / "e.safetensors"}[kind]
+    with pytest.raises(ValueError, match=f"{option} 'a {{}}' does not go with '{'e.safe' if kind == 'file' else kind}"):
+        resolve_label_embeddings(source, NAMES, **{option: "a {}"})
+
+
 def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "e.safetensors"
     save_label_embeddings(path, values(), NAMES)
@@ -202,54 +222,3 @@ def test_saving_is_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_what_cannot_be_saved_is_refused(name, tensor, error, message, tmp_path):
     with pytest.raises(error, match=message):
         save_label_embeddings(tmp_path / name, tensor, NAMES)
-
-
-# ---- real files ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/label_embeddings is not here")
-@pytest.mark.parametrize(("name", "dim"), [("voc20_clip_vitb32", 512), ("voc20_glove", 300), ("voc20_minilm", 384)])
-def test_real_files_align_by_name(name, dim):
-    path = SHARED / f"{name}.safetensors"
-    with safe_open(path, "np") as file:
-        names, matrix = json.loads(file.metadata()["label_names"]), file.get_tensor("label_embeddings")
-    backwards, provenance = resolve_label_embeddings(path, names[::-1])
-    np.testing.assert_array_equal(backwards, matrix[::-1])
-    assert provenance["dim"] == dim
-    with pytest.raises(ValueError, match="it lacks 'bike'"):
-        resolve_label_embeddings(path, ["bike", *names[1:]])
-
-
-# ---- the script ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def script():
-    return runpy.run_path(str(REPOSITORY / "data_scripts" / "embed_labels.py"))["main"]
-
-
-def test_the_script_writes_what_the_function_gives(script, tmp_path, capsys):
-    path = tmp_path / "e.safetensors"
-    options = ["--source", "random", "--dim", "9", "--seed", "2", "--output", str(path)]
-    assert script(["--label_names", *NAMES, *options]) == 0
-    assert "3 labels of 9 dimensions from random" in capsys.readouterr().out
-    expected, origin = resolve_label_embeddings("random", NAMES, dim=9, seed=2)
-    embeddings, provenance = load_label_embeddings(path, NAMES)
-    assert torch.equal(embeddings, expected)
-    assert provenance["origin"] == origin
-
-
-def test_the_script_takes_the_names_of_a_data_set(script, tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    (tmp_path / "metadata.csv").write_text("file_name,labels\na.png,dog|cat\n")
-    path = tmp_path / "e.safetensors"
-    assert script(["--data", str(tmp_path), "--source", "random", "--output", str(path)]) == 0
-    assert load_label_embeddings(path, ["dog", "cat"])[0].shape == (2, 512)
-
-
-def test_the_script_says_in_one_line_what_is_wrong(script, tmp_path, capsys):
-    assert script(["--data", str(tmp_path / "none.parquet"), "--output", str(tmp_path / "e.safetensors")]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("embed_labels: there is no ")
-    assert message.count("\n") == 1
-    assert not list(tmp_path.iterdir())
