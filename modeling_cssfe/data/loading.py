@@ -7,9 +7,9 @@ processes, and a rare image that a re-balancing sampler draws ten times is augme
 draws and hands on (image, draw); the epoch lies in shared memory, where workers that outlive an epoch see it.
 """
 
-import contextlib
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 # What a random stream is for, so that two of one seed have nothing in common.
 _ORDER, _AUGMENTATION, _WORKERS, STREAMING = 1, 2, 3, 4
 ERROR_RULES = ("raise", "skip")
+_SECONDS_TO_HEAR_OF_A_DEATH = 5.0
 
 
 class DataLoadingError(RuntimeError):
@@ -185,22 +186,28 @@ class WatchedDataLoader(DataLoader):
     """A `DataLoader` that says in one line that a worker process has died, and how."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        with _explained_death():
-            yield from super().__iter__()
+        try:
+            try:
+                yield from super().__iter__()
+            except (OSError, EOFError) as error:
+                # What data set and transform raise in a worker begins with "Caught"; what is left is a connection to a
+                # worker that is gone. The signal that tells of its death is on its way: torch raises it while we wait.
+                if self.num_workers == 0 or str(error).startswith("Caught "):
+                    raise
+                time.sleep(_SECONDS_TO_HEAR_OF_A_DEATH)
+                raise DataLoadingError(_death(f"{type(error).__name__} from its connection")) from error
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            if not text.startswith("DataLoader worker (pid"):
+                raise
+            raise DataLoadingError(_death(text.rstrip("."))) from error
 
 
-@contextlib.contextmanager
-def _explained_death() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        text = " ".join(str(error).split())
-        if not text.startswith("DataLoader worker (pid"):
-            raise
-        raise DataLoadingError(
-            f"a process that loads images has died: {text.rstrip('.')}. If it was killed, memory has most likely run "
-            "out: use fewer workers (num_workers), a smaller batch_size or smaller images."
-        ) from error
+def _death(how: str) -> str:
+    return (
+        f"a process that loads images has died ({how}); if it was killed, memory has most likely run out: use fewer "
+        "workers (num_workers), a smaller batch_size or smaller images."
+    )
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
