@@ -132,10 +132,10 @@ class CXRLT(RecordBuilder):
                     own, LabelOptions(label_columns=chosen or tuple(own), empty_cells=config.empty_cells), str(file)
                 )
                 if names is not None and found != names:
-                    odd = sorted(set(names) ^ set(found or ()))
+                    odd = ", ".join(sorted(set(names) ^ set(found or ()))[:5]) or "the order"
                     raise ValueError(
-                        f"{file} has other labels than {config.train}, or another order: {', '.join(odd[:5]) or 'order'}"
-                        "; give all files the same columns, or pass label_columns=[...]."
+                        f"{file} has other labels than {config.train}, or another order: {odd}; "
+                        "give all files the same columns, or pass label_columns=[...]."
                     )
                 names = found
             self._found = (list(names or ()), tables, labels)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import datasets
 
 ACCEPTED = (
-    "'lt_digits', Parquet files, a saved or Hub data set, an image folder with metadata.jsonl or metadata.csv, COCO "
-    "JSON, VOC XML, or YOLO text with data.yaml"
+    "'lt_digits', 'lt_voc', 'lt_coco', Parquet files, a saved or Hub data set, an image folder with metadata.jsonl or "
+    "metadata.csv, COCO JSON, VOC XML, or YOLO text with data.yaml"
 )
 
 
@@ -50,6 +50,7 @@ def load_images(
     | `path_or_name` | is read as |
     |---|---|
     | `lt_digits` | the embedded `LTDigits` |
+    | `lt_voc`, `lt_coco` | the benchmarks `LTVOC` and `LTCOCO`, downloaded, or made of what lies in `image_root` |
     | a folder of `*.parquet` (or with them in `data/`), or one such file | splits by file name |
     | a folder from `save_to_disk` | a saved `datasets` data set |
     | a folder with `metadata.jsonl` or `metadata.csv` | an image folder; `modeling_cssfe.data.image_folder` |
@@ -73,7 +74,8 @@ def load_images(
             label lists is an image without labels, unless this is `"unknown"`.
         difficult: What VOC objects marked difficult and COCO crowds say: `"positive"` (the class is present, as in the
             field's benchmarks), `"ignore"` (nothing), or `"unknown"`.
-        image_root: Folder of the images of a COCO file or a YOLO data set, if they are not beside it.
+        image_root: Folder of the images of a COCO file or a YOLO data set, if they are not beside it; for `lt_voc` and
+            `lt_coco`, the folder with the devkits or archives.
         config_name: Configuration of a Hub data set.
         revision: Commit, tag or branch of a Hub data set.
         cache_dir: Where `datasets` keeps its converted files; by default its own cache.
@@ -97,12 +99,8 @@ def load_images(
             tables, options, label_names, text, root=root, image_column=image_column, id_column=id_column
         )
 
-    if text == "lt_digits":
-        from .lt_digits import LTDigits
-
-        builder = LTDigits(cache_dir=cache)
-        builder.download_and_prepare()
-        return unify(builder.as_dataset())
+    if text in ("lt_digits", "lt_voc", "lt_coco"):
+        return unify(_built(text, image_root, difficult, cache))
     path = Path(text).expanduser()
     if not path.exists():
         if _looks_like_path(text):
@@ -186,6 +184,26 @@ def _read_parquet(files: dict[str, list[Path]], cache: str | None, where: str) -
             f"the Parquet files of {where!r} cannot be read ({_first_line(error.__cause__ or error)}); write them "
             "again."
         ) from error
+
+
+def _built(
+    name: str, root: str | os.PathLike | None, difficult: str, cache: str | None
+) -> dict[str, "datasets.Dataset"]:
+    builder: datasets.DatasetBuilder
+    if name == "lt_digits":
+        from .lt_digits import LTDigits
+
+        builder = LTDigits(cache_dir=cache)
+    elif name == "lt_voc":
+        from .lt_voc import LTVOC
+
+        builder = LTVOC(voc_root=None if root is None else str(root), difficult=difficult, cache_dir=cache)
+    else:
+        from .lt_coco import LTCOCO
+
+        builder = LTCOCO(coco_root=None if root is None else str(root), difficult=difficult, cache_dir=cache)
+    builder.download_and_prepare()
+    return builder.as_dataset()
 
 
 class _BadSplitError(ValueError):

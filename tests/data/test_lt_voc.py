@@ -282,6 +282,16 @@ def test_options_out_of_range_are_refused(option, message, tmp_path):
         LTVOC(cache_dir=str(tmp_path), **option)
 
 
+@pytest.mark.parametrize(("name", "file"), [("lt_voc", "voc_lt_train"), ("lt_coco", "coco_lt_train")])
+def test_load_images_knows_the_benchmarks_by_name(name, file, tmp_path, monkeypatch):
+    def no_network(manager, url):
+        raise ConnectionError(f"nothing answers for {url}")
+
+    monkeypatch.setattr(datasets.DownloadManager, "download", no_network)
+    with pytest.raises(ConnectionError, match=rf"{file}\.txt.*pass lists=FOLDER"):
+        load_images(name, image_root=tmp_path, cache_dir=tmp_path / "cache")
+
+
 # The scripts.
 
 
