@@ -68,11 +68,11 @@ def _names(inspection: Inspection) -> Iterator[Finding]:
 def _training(inspection: Inspection) -> Iterator[Finding]:
     split, names = inspection.group_split, inspection.label_names
     entry = inspection.splits.get(split)
-    if entry is None:
+    if entry is None or split != "train":
         return
     yield from _listed(
         "class_without_training_image",
-        "error" if split == "train" else "warning",
+        "error",
         [name for name, count in zip(names, entry.class_counts, strict=True) if count == 0],
         f"classes without an image in {split!r}",
         "add images of them, or leave them out of the label names",
@@ -131,6 +131,8 @@ def _co_occurrence(inspection: Inspection, split: str, entry: SplitInspection) -
 
 
 def _groups(inspection: Inspection) -> Iterator[Finding]:
+    if inspection.group_split != "train":
+        return
     empty = [group for group in ("head", "medium", "tail") if group not in inspection.groups]
     if empty:
         yield Finding(
@@ -145,9 +147,10 @@ def _groups(inspection: Inspection) -> Iterator[Finding]:
 
 def _labels(inspection: Inspection, split: str, entry: SplitInspection) -> Iterator[Finding]:
     names, images = inspection.label_names, entry.num_images
-    if split != inspection.group_split:
+    if split != "train":
         # A class that training lacks as well is one finding, not one a split.
-        both = zip(names, entry.class_counts, inspection.group_counts, strict=True)
+        trained_on = inspection.group_counts if inspection.group_split == "train" else [1] * len(names)
+        both = zip(names, entry.class_counts, trained_on, strict=True)
         yield from _listed(
             "class_without_positive",
             "warning",

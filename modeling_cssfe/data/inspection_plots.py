@@ -46,7 +46,7 @@ def draw_inspection(inspection: Inspection, path: str | os.PathLike) -> None:
     order = np.argsort(-np.asarray(inspection.group_counts), kind="stable")
     classes = len(order)
     named = classes <= _NAMED_CLASSES
-    width = min(max(10.0, 0.2 * classes + 3), 23.0)
+    width = max(10.0, 0.2 * classes + 3) if named else 15.0
     heat = width * 0.85
     figure = Figure(figsize=(width, 7.5 + heat), layout="constrained")
     FigureCanvasAgg(figure)
@@ -79,6 +79,8 @@ def _draw_counts(axis: "Axes", inspection: Inspection, order: np.ndarray, named:
     groups = np.asarray(inspection.groups)[order]
     for group, color in GROUP_COLORS.items():
         mine = groups == group
+        if not mine.any():
+            continue
         label = f"{inspection.group_split}: {group} ({mine.sum()} classes)"
         axis.bar(positions[mine], counts[mine], color=color, label=label, width=0.85 if named else 1.0)
     others = [split for split in inspection.splits if split != inspection.group_split]
