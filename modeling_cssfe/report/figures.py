@@ -279,7 +279,7 @@ def heat_map_classes(judgement: Judgement) -> list[int]:
     counts = judgement.table.class_counts
     chosen = list(range(len(counts)))
     if len(chosen) > MAX_HEAT_MAP_CLASSES:
-        found = dict.fromkeys(index for pair in judgement.confusion.top_pairs() for index in pair)
+        found = dict.fromkeys(index for pair in judgement.confusion.top_pairs(1000) for index in pair)
         by_count = sorted(chosen, key=lambda index: -counts[index])
         chosen = list(dict.fromkeys([*found, *by_count]))[:MAX_HEAT_MAP_CLASSES]
     return sorted(chosen, key=lambda index: (-counts[index], index))
