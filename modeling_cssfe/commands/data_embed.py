@@ -23,8 +23,8 @@ def register(add: AddVerb) -> None:
     texts.add_argument(
         "--template",
         nargs="+",
-        help="text around a name, {} in its place; several are averaged (default: 'a photo of a {}.', and '{}' for "
-        "word vectors)",
+        help="text around a name, {} in its place; several are averaged; unless given, 'a photo of a {}.', and '{}' "
+        "for word vectors",
     )
     texts.add_argument(
         "--templates_file", metavar="FILE", help="JSON or YAML: a text, a list, or a mapping from names (or *) to these"
@@ -33,18 +33,22 @@ def register(add: AddVerb) -> None:
     embed.add_argument("--dim", type=int, help="dimension of random embeddings; checked for all others")
     embed.add_argument("--seed", type=int, default=0, help="seed of random embeddings")
     embed.add_argument(
-        "--cache_dir", help="cache of text encoders' output (default: cssfe/label_embeddings in HF_HOME)"
+        "--cache_dir", help="cache of text encoders' output, in place of cssfe/label_embeddings in HF_HOME"
     )
     embed.add_argument("--no_cache", action="store_true", help="neither read nor write that cache")
     embed.add_argument("--output", required=True, metavar="FILE.safetensors", help="file to write")
 
 
 def _embed(options: argparse.Namespace) -> None:
-    from ..data import label_names_of, load_images
     from ..label_embeddings import check_output, load_templates, resolve_label_embeddings, save_label_embeddings
 
     check_output(options.output)  # before an encoder is loaded in vain
-    label_names = options.label_names or label_names_of(next(iter(load_images(options.data).values())))
+    if options.data is None:
+        label_names = options.label_names
+    else:
+        from ..data import label_names_of, load_images
+
+        label_names = label_names_of(next(iter(load_images(options.data).values())))
     template = load_templates(options.templates_file) if options.templates_file else options.template
     embeddings, provenance = resolve_label_embeddings(
         options.source,

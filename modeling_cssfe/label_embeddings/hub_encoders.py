@@ -57,6 +57,13 @@ def _load(files: ModelFiles) -> LoadedEncoder:
     modules = modules or _modules_if_known(files)
     where = files.loading_arguments(modules.subfolder if modules else "")
     tokenizer = AutoTokenizer.from_pretrained(**where)
+    if tokenizer.pad_token is None:
+        # Decoders have none. Which token pads is all the same, as the mask leaves it out; without a mask it is not.
+        if tokenizer.eos_token is None or "attention_mask" not in tokenizer.model_input_names:
+            raise UnsupportedEncoderError(
+                f"the tokenizer of {files.source!r} has no padding token; pass another model."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
     encoder = _text_encoder(config, where, files.source)
     limit = _limit(tokenizer, config, modules)
     described: dict[str, Any]

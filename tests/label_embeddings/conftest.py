@@ -1,6 +1,7 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Text encoders small enough to make in a test, and a cache of the test's own."""
 
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -60,3 +61,18 @@ def tiny_clip(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     CLIPTextModelWithProjection(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def put_on_hub(tmp_path, monkeypatch):
+    """Puts a folder into an offline Hub cache as a repository at a commit."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(folder, name: str, commit: str) -> None:
+        repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+
+    return put

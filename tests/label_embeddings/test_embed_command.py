@@ -110,6 +110,7 @@ def test_a_disk_that_is_full_is_code_1(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+# Several seconds, as a process of its own imports torch and transformers.
 def test_the_script_is_the_same_command(tmp_path):
     path = tmp_path / "e.safetensors"
     options = ["--label_names", *NAMES, "--source", "random", "--output", str(path)]

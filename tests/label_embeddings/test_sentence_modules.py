@@ -78,6 +78,14 @@ def test_the_pooling_mode_of_the_folder_is_honoured(mode, keys, make):
     assert provenance["modules"] == ["Transformer", f"Pooling({mode})"]
 
 
+def test_the_modules_of_a_hub_repository_are_honoured(put_on_hub, make):
+    folder = make(BASE, {"pooling_mode": "cls"})
+    put_on_hub(folder, "nobody/sentence", "d" * 40)
+    embeddings, provenance = encode_label_names("nobody/sentence", ["cat"], template="the {}", normalize=False)
+    np.testing.assert_allclose(embeddings[0], hidden(folder, TOKENS["cat"])[0], atol=1e-5)
+    assert (provenance["source"], provenance["revision"]) == ("nobody/sentence", "d" * 40)
+
+
 def test_two_modes_are_joined(make):
     folder = make(BASE, {"pooling_mode": ["cls", "mean"]})
     embeddings, _ = encode_label_names(folder, ["cat"], template="the {}", normalize=False)

@@ -1,4 +1,5 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+import json
 import shutil
 
 import huggingface_hub
@@ -152,6 +153,37 @@ def test_bert_gives_the_mean_over_all_tokens_but_padding(tiny_bert):
     assert (provenance["model_type"], provenance["pooling"]) == ("bert", "mean")
 
 
+def test_of_an_encoder_and_decoder_the_encoder_is_taken(tiny_bert, tmp_path):
+    from transformers import T5Config, T5Model
+
+    folder = shutil.copytree(tiny_bert, tmp_path / "t5")
+    torch.manual_seed(0)
+    model = T5Model(T5Config(vocab_size=13, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)).eval()
+    model.save_pretrained(folder)
+    embeddings, _ = encode_label_names(folder, ["cat", "traffic light"], template="the {}", normalize=False)
+    for row, tokens in zip(embeddings, ([1, 6, 8, 12], [1, 6, 9, 10, 12]), strict=True):
+        with torch.no_grad():
+            expected = model.encoder.double()(input_ids=torch.tensor([tokens])).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_and_leaves_that_out(tiny_bert, tmp_path):
+    from transformers import GPT2Config, GPT2Model
+
+    folder = shutil.copytree(tiny_bert, tmp_path / "gpt2")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    torch.manual_seed(0)
+    model = GPT2Model(GPT2Config(vocab_size=13, n_embd=8, n_layer=2, n_head=2, n_positions=16)).eval()
+    model.save_pretrained(folder)
+    embeddings, _ = encode_label_names(folder, ["cat", "traffic light"], template="the {}", normalize=False)
+    for row, tokens in zip(embeddings, ([1, 6, 8, 12], [1, 6, 9, 10, 12]), strict=True):
+        with torch.no_grad():
+            expected = model.double()(input_ids=torch.tensor([tokens])).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
 def test_without_normalisation_the_encoders_own_lengths_stay(tiny_bert):
     embeddings, provenance = encode_label_names(tiny_bert, ["cat"], template="the {}", normalize=False)
     np.testing.assert_allclose(embeddings[0], bert_hidden(tiny_bert, [1, 6, 8, 12]).mean(0), atol=1e-5)
@@ -250,30 +282,15 @@ def test_a_folder_has_no_revision(tiny_clip):
 # ---- repositories of the Hub, as its cache keeps them ----------------------------------------------------------------
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Puts a folder into an offline Hub cache as a repository at a commit."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    def put(folder, name: str, commit: str) -> None:
-        repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
-        shutil.copytree(folder, repository / "snapshots" / commit)
-        (repository / "refs").mkdir(exist_ok=True)
-        (repository / "refs" / "main").write_text(commit)
-
-    return put
-
-
-def test_a_hub_name_is_cached_by_its_commit(hub, tiny_clip, tiny_bert, own_cache):
+def test_a_hub_name_is_cached_by_its_commit(put_on_hub, tiny_clip, tiny_bert, own_cache):
     first, second = "a" * 40, "b" * 40
-    hub(tiny_clip, "nobody/tiny", first)
+    put_on_hub(tiny_clip, "nobody/tiny", first)
     embeddings, provenance = encode_label_names("nobody/tiny", ["cat"])
     assert (provenance["source"], provenance["revision"]) == ("nobody/tiny", first)
     assert torch.equal(embeddings, encode_label_names(tiny_clip, ["cat"], use_cache=False)[0])
     assert len(list(own_cache.iterdir())) == 1
     # The repository moves on to another model: the old file is not taken for it.
-    hub(tiny_bert, "nobody/tiny", second)
+    put_on_hub(tiny_bert, "nobody/tiny", second)
     with pytest.warns(UserWarning, match="nobody knows whether 'nobody/tiny' is a sentence encoder"):
         moved, provenance = encode_label_names("nobody/tiny", ["cat"])
     assert (provenance["revision"], moved.shape) == (second, (1, 8))

@@ -147,6 +147,24 @@ def test_a_large_file_is_read_in_little_memory(tmp_path):
     assert peak < path.stat().st_size / 2  # two pieces of 4 MB and what they are split into
 
 
+@pytest.mark.parametrize("layout", ["glove", "bin"])
+def test_the_progress_bar_counts_the_bytes_of_the_file(layout, tmp_path, monkeypatch, capsys):
+    import tqdm
+
+    path = write(tmp_path / LAYOUTS[layout], layout)
+    shown = tqdm.tqdm
+    # Always shown, and at once, where users have it on a terminal and after a second.
+    monkeypatch.setattr(
+        tqdm, "tqdm", lambda *args, **options: shown(*args, **{**options, "disable": False, "delay": 0})
+    )
+    monkeypatch.setattr(word_vectors, "_PIECE", 16)
+    embed_with_word_vectors(path, ["größe"])
+    last = [line for line in capsys.readouterr().err.split("\r") if path.name in line][-1]
+    size = path.stat().st_size
+    assert f"{path.name}: " in last
+    assert f"/{size}" in last or f"/{size:.3g}" in last
+
+
 @pytest.mark.parametrize("prefix", ["glove:", ""])
 def test_the_source_is_known_by_prefix_or_ending(prefix, tmp_path):
     path = write(tmp_path / "v.txt", "glove")
