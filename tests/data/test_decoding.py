@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modeling_cssfe.data import ImageDecodingError, decode_image, verify_images
-from modeling_cssfe.data.decoding import IMAGE_FORMATS
+from modeling_cssfe.data.decoding import IMAGE_FORMATS, decode_pixels, read_encoded
 
 
 # Pillow remarks on the damage in files that the tests damage.
@@ -225,6 +225,88 @@ def test_the_error_crosses_processes_and_keeps_its_line_when_a_worker_sends_its_
     sent = ImageDecodingError(text)
     assert str(sent) == "image 'a' is empty."
     assert sent.worker_traceback == text
+
+
+def outcome(decode, data: bytes) -> np.ndarray | str:
+    try:
+        decoded = decode(data, image_id="x", max_pixels=1_000_000)
+    except ImageDecodingError as error:
+        return str(error)
+    return np.asarray(decoded) if isinstance(decoded, Image.Image) else decoded.permute(1, 2, 0).numpy()
+
+
+def with_orientation(value: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return encode(Image.fromarray(gradient(24, 40)), "JPEG", exif=exif)
+
+
+PHOTOGRAPH = Image.fromarray(gradient(24, 40)).resize((333, 217), Image.Resampling.BICUBIC)
+JPEGS = {
+    "baseline": encode(PHOTOGRAPH, "JPEG", quality=90),
+    "progressive": encode(PHOTOGRAPH, "JPEG", progressive=True),
+    "full colour resolution": encode(PHOTOGRAPH, "JPEG", subsampling=0),
+    "half colour resolution in width": encode(PHOTOGRAPH, "JPEG", subsampling=1),
+    "grey": encode(PHOTOGRAPH.convert("L"), "JPEG"),
+    "CMYK": encode(PHOTOGRAPH.convert("CMYK"), "JPEG"),
+    "one pixel": encode(Image.new("RGB", (1, 1), (10, 200, 30)), "JPEG"),
+    "RGB stored as such": encode(PHOTOGRAPH, "JPEG", keep_rgb=True),
+    "with the end missing": encode(PHOTOGRAPH, "JPEG")[:-2],
+    **{f"orientation {value}": with_orientation(value) for value in (1, 3, 6, 8, 0, 9)},
+}
+OTHERS = {
+    "PNG": encode(PHOTOGRAPH),
+    "16 bits": encode(Image.fromarray(gradient()[..., 0].astype(np.uint16) * 257)),
+    "alpha": encode(PHOTOGRAPH.convert("RGBA")),
+    "GIF": encode(PHOTOGRAPH, "GIF"),
+}
+
+
+@pytest.mark.parametrize("case", [*JPEGS, *OTHERS, *BROKEN])
+def test_tensors_and_pillow_images_have_the_same_pixels_and_errors(case):
+    data = (JPEGS | OTHERS | {name: data for name, (data, _) in BROKEN.items()})[case]
+    image, tensor = outcome(decode_image, data), outcome(decode_pixels, data)
+    if isinstance(image, str):
+        assert tensor == image
+    else:
+        np.testing.assert_array_equal(tensor, image)
+
+
+@pytest.mark.parametrize("kind", ["baseline", "progressive"])
+def test_tensors_and_pillow_images_agree_wherever_a_file_is_cut_off(kind):
+    data = JPEGS[kind]
+    for length in range(0, len(data), 53):
+        image, tensor = outcome(decode_image, data[:length]), outcome(decode_pixels, data[:length])
+        assert isinstance(image, str)
+        assert tensor == image
+
+
+def test_tensors_are_decoded_without_torchvisions_decoder_too(monkeypatch):
+    import torchvision.io
+
+    expected = outcome(decode_pixels, JPEGS["baseline"])
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    np.testing.assert_array_equal(outcome(decode_pixels, JPEGS["baseline"]), expected)
+
+
+def test_a_deprecation_that_is_made_an_error_does_not_make_images_broken():
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = outcome(decode_pixels, JPEGS["baseline"])
+    np.testing.assert_array_equal(tensor, outcome(decode_image, JPEGS["baseline"]))
+
+
+def test_encoded_bytes_come_from_cells_and_paths_and_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"abc")
+    for cell in (b"abc", path, str(path), {"bytes": b"abc", "path": None}, {"bytes": None, "path": str(path)}):
+        assert bytes(read_encoded(cell)) == b"abc"
+    with pytest.raises(ImageDecodingError, match=r"image 'x' \(.*b\.jpg\) does not exist"):
+        read_encoded({"bytes": None, "path": str(tmp_path / "b.jpg")}, image_id="x")
+    with pytest.raises(TypeError, match="is a decoded Pillow image"):
+        read_encoded(Image.new("RGB", (1, 1)))
 
 
 @pytest.fixture

@@ -1,11 +1,23 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+import io
+import logging
+import os
+import pickle
+import signal
+
 import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from modeling_cssfe.data import ImageDecodingError, build_data_loader, build_train_transform
+from modeling_cssfe.data import ImageDataset, ImageDecodingError, build_data_loader, build_train_transform
+from modeling_cssfe.data.loading import DataLoadingError
 from modeling_cssfe.data.records import image_features
 
+
+# A hint about processors, which these small workers do not need.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 NAMES = ["ant", "bee", "cat"]
 LABELS = [[0], [1, 2], [], [2], [0, 1], [1], [2], [0]]
@@ -136,6 +148,89 @@ def test_a_broken_image_is_one_line_from_workers_too(workers, images):
     assert "\n" not in str(caught.value)
 
 
+def with_broken(images: datasets.Dataset, broken: tuple[int, ...]) -> datasets.Dataset:
+    rows = [row | {"image": {"bytes": b"junk", "path": None}} if n in broken else row for n, row in enumerate(images)]
+    return datasets.Dataset.from_list(rows, features=images.features)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_can_be_skipped_and_is_counted_and_reported(workers, images, caplog):
+    data = with_broken(images, (1, 6))
+    loader = build_data_loader(data, noise, batch_size=3, num_workers=workers, on_error="skip")
+    with caplog.at_level(logging.WARNING):
+        for number in (0, 1):
+            loader.sampler.set_epoch(number)
+            assert [batch["index"].tolist() for batch in loader] == [[0, 2], [3, 4, 5], [7]]
+            assert loader.dataset.skipped == [1, 6]
+    if not workers:  # a worker writes to its own log
+        assert caplog.text.count("image 'i1' cannot be decoded") == 1
+    plain = epoch(build_data_loader(images, noise, batch_size=3), 1)
+    kept = torch.tensor([0, 2, 3, 4, 5, 7])
+    assert torch.equal(epoch(loader, 1)["pixel_values"], plain["pixel_values"][kept])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_of_broken_images_alone_is_an_error_even_when_skipping(workers, images):
+    data = with_broken(images, (2, 3))
+    with pytest.raises(ImageDecodingError, match=r"none of the 2 images of a batch .* the first: image 'i2'") as caught:
+        list(build_data_loader(data, noise, batch_size=2, num_workers=workers, on_error="skip"))
+    assert "\n" not in str(caught.value)
+
+
+class Killed:
+    """A transform whose worker process is killed at one image, known by its red, as by a lack of memory."""
+
+    def __init__(self, red: int):
+        self.red = red
+
+    def __call__(self, image) -> torch.Tensor:
+        if image.getpixel((0, 0))[0] == self.red:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return noise(image)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_one_line_and_no_hang(workers, images):
+    red = Image.open(io.BytesIO(images[5]["image"]["bytes"])).getpixel((0, 0))[0]
+    loader = build_data_loader(images, Killed(red), batch_size=1, num_workers=workers)
+    with pytest.raises(DataLoadingError, match=r"a process that loads images has died \(.*num_workers") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+
+
+def failing(image) -> torch.Tensor:
+    """A transform with an error of its own, of a kind that a lost connection has too."""
+    raise FileNotFoundError("colour table")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_a_transform_are_passed_on_as_they_are(workers, images):
+    with pytest.raises(FileNotFoundError, match="colour table"):
+        list(build_data_loader(images, failing, batch_size=1, num_workers=workers))
+
+
+class TakesTensors:
+    accepts_tensors = True
+
+    def __call__(self, image) -> torch.Tensor:
+        assert isinstance(image, torch.Tensor)
+        return image.float()
+
+
+def test_a_transform_that_takes_tensors_gets_the_same_pixels(images):
+    def as_tensor(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+    loaded = [epoch(build_data_loader(images, transform, batch_size=3)) for transform in (TakesTensors(), as_tensor)]
+    assert same(*loaded)
+
+
+def test_a_data_set_that_was_used_goes_to_another_process(images):
+    used = ImageDataset(images, TakesTensors())
+    before = used[3]
+    assert torch.equal(pickle.loads(pickle.dumps(used))[3]["pixel_values"], before["pixel_values"])
+
+
 def test_images_of_different_sizes_are_refused(image_bytes):
     from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -155,6 +250,8 @@ def test_images_of_different_sizes_are_refused(image_bytes):
         ({"batch_size": 0}, "batch_size must be >= 1"),
         ({"batch_size": 1, "num_workers": -1}, "num_workers >= 0"),
         ({"batch_size": 1, "seed": -1}, "seed must be >= 0"),
+        ({"batch_size": 1, "on_error": "ignore"}, "'raise' or 'skip', got 'ignore'"),
+        ({"batch_size": 1, "draft_size": 5}, "draft_size must be"),
         ({"batch_size": 1, "shuffle": True, "sampler": range(3)}, "exclude each other"),
     ],
 )

@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 from modeling_cssfe.data import AUGMENTATIONS, EvaluationTransform, build_train_transform
+from modeling_cssfe.data.transforms import accepts_tensors, training_draft_size
 
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -33,6 +34,29 @@ def test_every_augmentation_gives_a_normalised_float_image(augmentation):
         low, high = -torch.tensor(MEAN) / torch.tensor(STD), (1 - torch.tensor(MEAN)) / torch.tensor(STD)
         assert (pixels.amin((1, 2)) >= low - 1e-5).all()
         assert (pixels.amax((1, 2)) <= high + 1e-5).all()
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_tensors_are_augmented_like_pillow_images(augmentation):
+    transform = build(augmentation=augmentation, random_erasing=0.3)
+    pixels = torch.from_numpy(np.array(picture())).permute(2, 0, 1)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = transform(picture())
+        torch.manual_seed(seed)
+        assert torch.equal(transform(pixels), expected)
+    assert torch.equal(pixels, torch.from_numpy(np.array(picture())).permute(2, 0, 1))  # the input stays as it was
+    assert accepts_tensors(transform)
+    assert not accepts_tensors(EvaluationTransform(None))
+
+
+def test_a_draft_leaves_the_smallest_crop_what_the_model_takes():
+    # A crop of a quarter of the area has half of each side, so the draft needs twice the model's size.
+    assert training_draft_size(224, (0.25, 1.0)) == (448, 448)
+    assert training_draft_size((100, 300), (1, 1)) == (300, 100)
+    assert training_draft_size(448) == (634, 634)  # 448 / sqrt(.5) = 633.6
+    with pytest.raises(ValueError, match="crop_scale must be"):
+        training_draft_size(224, (0, 1))
 
 
 def test_without_randomness_it_is_scaling_and_normalisation_alone():
