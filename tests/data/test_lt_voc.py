@@ -12,7 +12,7 @@ import pytest
 from devkits import VOC_CLASSES, pack_tar, write_lists, write_voc_year
 from PIL import Image
 
-from modeling_cssfe.data import load_images
+from modeling_cssfe.data import load_images, record_builder
 from modeling_cssfe.data.lt_voc import LTVOC, VOC_PARTS
 
 
@@ -355,6 +355,16 @@ def test_a_failed_script_leaves_nothing_and_the_next_starts_clean(script, devkit
     assert script() == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "data"]
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_an_interrupted_script_says_so_and_leaves_nothing(script, tmp_path, monkeypatch, capsys):
+    def interrupt(content, image_id):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record_builder, "decode_image", interrupt)
+    assert script() == 1
+    assert "interrupted; nothing was left in" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lists", "voc"]
 
 
 def test_a_wrong_argument_is_one_line_and_exit_code_2(script, capsys):
