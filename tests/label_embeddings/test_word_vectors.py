@@ -162,7 +162,7 @@ def test_the_progress_bar_counts_the_bytes_of_the_file(layout, tmp_path, monkeyp
     last = [line for line in capsys.readouterr().err.split("\r") if path.name in line][-1]
     size = path.stat().st_size
     assert f"{path.name}: " in last
-    assert f"/{size}" in last or f"/{size:.3g}" in last
+    assert f"/{size}" in last or f"/{size:.3g}" in last  # three figures are shown
 
 
 @pytest.mark.parametrize("prefix", ["glove:", ""])
