@@ -1,6 +1,8 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Score matrices that hypothesis makes, and the slow ways to walk them."""
 
+import contextlib
+
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -43,7 +45,20 @@ def rows(scores, labels):
 
 
 def for_torchmetrics(scores, labels):
-    """fp32 probabilities and integer labels with -1 for unknown, as tensors."""
+    """fp64 probabilities and integer labels with -1 for unknown, as tensors."""
     import torch
 
-    return torch.tensor(scores, dtype=torch.float32), torch.tensor(np.where(known(labels), labels, -1)).long()
+    return torch.tensor(scores, dtype=torch.float64), torch.tensor(np.where(known(labels), labels, -1)).long()
+
+
+@contextlib.contextmanager
+def in_fp64():
+    """torchmetrics divides counts in torch's default dtype; only in fp64 can it be held to 1e-9."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
