@@ -89,9 +89,11 @@ def _model_folder(model: str, output_dir: str | None) -> Path:
 
     folder = Path(model)
     if not folder.is_dir():
-        load_trained_model(model)  # raises what is to be said of a path that is neither folder nor repository
         if output_dir is None:
-            raise ValueError(f"{model!r} is a Hub repository; give the folder for the model with --output_dir.")
+            raise ValueError(
+                f"there is no folder {model!r}; for a model of the Hub, give its new folder: --output_dir."
+            )
+        load_trained_model(model)  # raises what is to be said of a path that is neither folder nor repository
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(model))

@@ -15,8 +15,8 @@ group without any takes the threshold of all. The weight is that of an empirical
 Analysis Using Stein's Estimator and its Generalizations", JASA 1975): `n` observations against a prior that is worth
 `k`. On the logit scale the thresholds of classes differ by offsets; as probabilities, .01 and .001 are neighbours.
 
-Pooling the labels of a group into one question instead would let its most frequent class decide: on photographs that
-cost head classes up to 10 points of F1 where the mean over classes cost none.
+Pooling the labels of a group into one question instead would let its most frequent class decide, which cost head
+classes several points of F1 on photographs.
 """
 
 import math

@@ -10,8 +10,9 @@ import pytest
 from tiny_runs import make_scene, tiny_splits, write_parquet
 
 from modeling_cssfe import CSSFEConfig
-from modeling_cssfe.cli import main
+from modeling_cssfe.cli import build_parser, main
 from modeling_cssfe.evaluation.scoring import score_model
+from modeling_cssfe.evaluation.thresholds import DEFAULT_SHRINKAGE, OBJECTIVES
 
 
 @pytest.fixture
@@ -135,6 +136,12 @@ def test_post_processing_uses_both_without_the_package_installed(fitted, tmp_pat
         assert shown[name] == pytest.approx(1 / (1 + math.exp(-(9 / values["temperature"] + values["bias"]))))
 
 
+def test_the_default_shrinkage_is_the_functions():
+    options = build_parser().parse_args(["thresholds", "run", "--data", "data"])
+    assert options.shrinkage == DEFAULT_SHRINKAGE
+    assert options.objective in OBJECTIVES
+
+
 def test_a_target_is_shown_and_no_calibration_removes_an_older_one(fitted, tiny_data, tmp_path, capsys):
     run = shutil.copytree(fitted, tmp_path / "run")
     command = ["thresholds", str(run), "--data", str(tiny_data), "--no_calibration"]
@@ -148,6 +155,18 @@ def test_a_target_is_shown_and_no_calibration_removes_an_older_one(fitted, tiny_
     assert [entry["threshold"] for entry in content["classes"]] == [
         content["groups"][entry["group"]] for entry in content["classes"]
     ]
+
+
+def test_a_model_of_the_hub_goes_into_a_new_folder(tiny_run, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("modeling_cssfe.training.evaluation.load_trained_model", lambda name: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tiny_run))  # its cache
+    command = ["thresholds", "someone/model", "--data", str(tiny_data)]
+    assert main(command) == 2
+    assert "--output_dir" in capsys.readouterr().err
+    assert main([*command, "--output_dir", str(tmp_path / "new")]) == 0
+    assert CSSFEConfig.from_pretrained(tmp_path / "new").thresholds is not None
+    assert json.loads((tmp_path / "new" / "thresholds.json").read_text())["model"] == "someone/model"
+    assert not (tiny_run / "thresholds.json").exists()
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
