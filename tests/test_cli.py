@@ -9,6 +9,7 @@ from PIL import Image
 from tiny_runs import make_scene, tiny_overrides
 
 from modeling_cssfe.cli import build_parser, main
+from modeling_cssfe.configuration_cssfe import GROUPS
 
 
 ROOT = Path(__file__).parents[1]
@@ -140,10 +141,17 @@ def test_losses_and_info_list_the_registries(capsys):
     assert all(name in shown for name in list_recipes())
 
 
-def test_data_shows_counts_and_groups(tiny_data, capsys):
-    assert main(["data", "inspect", str(tiny_data), "--head_min", "12", "--tail_max", "6"]) == 0
+def test_data_shows_counts_and_groups(tiny_data, tmp_path, capsys):
+    picture = tmp_path / "inspection.png"
+    options = ["--head_min", "12", "--tail_max", "6", "--output", str(picture)]
+    assert main(["data", "inspect", str(tiny_data), *options]) == 0
+    assert picture.stat().st_size > 0
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
-    shown = {row[0]: row[1:] for row in rows if row and row[0] in ("red", "green", "blue")}
+    shown = {
+        row[0]: row[1:]
+        for row in rows
+        if row and row[0] in ("red", "green", "blue") and len(row) == 5 and row[1] in GROUPS
+    }
     assert shown == {
         "red": ["head", "14", "4", "4"],
         "green": ["medium", "8", "6", "6"],
