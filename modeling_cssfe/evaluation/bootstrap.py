@@ -5,7 +5,10 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 
 draws as many images as there are, with replacement; the interval is between two quantiles of the figure over resamples.
 
 What the interval does not cover: another training seed, another training set, another domain. And with few positives
-it is too narrow: a class with one positive has the same positive in every resample.
+it promises too much. Average precision is itself too high on few positives, and a resample that draws a positive twice
+lifts it further (`Interval.mean` against `Interval.value` shows by how much). In a simulation of 400 test sets of 400
+images, intervals of 95 % held the mAP of an endless test set in 92 % of them for classes with 200 positives, 90 % with
+20 and 87 % with 5. A class with a single positive has the same one in every resample.
 """
 
 import functools
@@ -37,12 +40,14 @@ class Interval:
         value: On all images; None where it is not defined.
         low: Lower end; None if no resample has the figure.
         high: Upper end.
+        mean: Over the resamples.
         resamples: Those in which the figure is defined.
     """
 
     value: float | None
     low: float | None
     high: float | None
+    mean: float | None
     resamples: int
 
 
@@ -110,7 +115,7 @@ def bootstrap(
     """Percentile intervals of the figures of `long_tail_map`, at the table's thresholds.
 
     Scores are sorted once; a resample costs sums of weights, no sort and no copy of the scores. Memory: 4 bytes a score
-    beside the table, some 100 MB of weights and curves, and the samples.
+    beside the table, some 150 MB of weights and curves, and the samples.
 
     Args:
         table: Scores and labels.
@@ -215,10 +220,11 @@ def block_sizes(num_images: int, total: int, progress: str | None = None) -> Ite
 def percentile_interval(value: float, samples: np.ndarray, confidence: float) -> Interval:
     """The interval between the quantiles `(1 - confidence) / 2` and `(1 + confidence) / 2` of the defined samples."""
     defined = samples[~np.isnan(samples)]
-    low = high = None
+    low = high = mean = None
     if defined.size:
+        mean = float(defined.mean())
         low, high = (float(end) for end in np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2]))
-    return Interval(None if np.isnan(value) else float(value), low, high, int(defined.size))
+    return Interval(None if np.isnan(value) else float(value), low, high, mean, int(defined.size))
 
 
 def check_resampling(resamples: int, confidence: float) -> None:

@@ -56,6 +56,7 @@ def test_every_figure_of_every_resample_is_that_of_long_tail_map_on_the_resample
         np.testing.assert_allclose(result.samples[name], slow, rtol=0, atol=1e-12, err_msg=name)
         assert result.intervals[name].low == pytest.approx(np.quantile(slow[~np.isnan(slow)], 0.025), abs=1e-12)
         assert result.intervals[name].high == pytest.approx(np.quantile(slow[~np.isnan(slow)], 0.975), abs=1e-12)
+        assert result.intervals[name].mean == pytest.approx(np.nanmean(slow), abs=1e-12)
     for name in (name for names in CLASS_FIGURES.values() for name in names):
         for index, label in enumerate(NAMES):
             slow = np.array([one["class_table"][index][name] for one in expected], dtype=float)

@@ -223,6 +223,35 @@ def test_classes_that_are_not_the_data_s_are_refused_with_the_difference(foreign
     assert "['green']" in line
 
 
+def test_a_model_that_knows_no_counts_takes_them_from_a_file(foreign_model, tiny_data, tmp_path, capsys):
+    data = tmp_path / "test_only"
+    data.mkdir()
+    shutil.copy(tiny_data / "test.parquet", data)
+    line = error_of(["evaluate", foreign_model, "--data", data], capsys)
+    assert "does not know its class_counts and the data has no split 'train'" in line
+    counts = tmp_path / "counts.json"
+    counts.write_text('{"red": 200, "green": 50, "blue": 3}')
+    arguments = ["evaluate", foreign_model, "--data", data, "--class_counts", counts, "--bootstrap", "0"]
+    assert main([*map(str, arguments), "--output", str(tmp_path / "all.json")]) == 0
+    saved = json.loads((tmp_path / "all.json").read_text())[0]
+    assert {row["name"]: row["group"] for row in saved["class_table"]} == {
+        "red": "head",
+        "blue": "tail",
+        "green": "medium",
+    }
+
+
+def test_a_report_is_written_beside_the_table(tiny_run, tiny_data, tmp_path, capsys):
+    # Matplotlib draws every picture of the report, maps over images included: up to twenty seconds on a busy core.
+    arguments = ["evaluate", tiny_run, "--data", tiny_data, "--bootstrap", "10", "--report", tmp_path / "report"]
+    assert main([str(argument) for argument in arguments]) == 0
+    shown = capsys.readouterr().out
+    assert str(tmp_path / "report" / "report.html") in "".join(shown.split())
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert str(tiny_run) in text
+    assert "data:image/" in text
+
+
 def test_runs_over_seeds_become_a_table_from_their_results_or_from_new_scores(tiny_run, tiny_data, tmp_path, capsys):
     runs = []
     for seed, shift in ((1, 0.0), (2, 0.02)):
