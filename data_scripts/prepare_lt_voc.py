@@ -17,6 +17,7 @@ def build(options: argparse.Namespace) -> LTVOC:
         difficult=options.difficult,
         validation_size=options.validation_size,
         min_positives=options.min_positives,
+        on_contradiction=options.on_contradiction,
         seed=options.seed,
         verify_lists=not options.no_verify,
         verify_archives=not options.no_verify,
@@ -32,6 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--validation_size", type=int, help="images; without it, few that cover every class with --min_positives"
     )
     parser.add_argument("--min_positives", type=int, default=20, help="validation images of each class")
+    parser.add_argument(
+        "--on_contradiction",
+        choices=("error", "use_list"),
+        default="error",
+        help="where a list and the annotations disagree on an image: stop, or take the list's labels and say how many",
+    )
     parser.add_argument("--no_verify", action="store_true", help="accept lists and archives of one's own")
     return run_preparation(parser, build, arguments)
 

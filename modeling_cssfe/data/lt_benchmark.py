@@ -6,6 +6,7 @@ whatever becomes of difficult objects, and their class counts with the known one
 here it is drawn from the images of train's own source that train does not use, never from test.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,9 @@ from .official_lists import ListedImage, OfficialList, load_lists
 from .record_builder import Plan, RecordBuilder, RecordConfig, Row, draw_validation
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass
 class LTBenchmarkConfig(RecordConfig):
     """Options of `LTVOC` and `LTCOCO`.
@@ -32,6 +36,8 @@ class LTBenchmarkConfig(RecordConfig):
             every class `min_positives`.
         min_positives: Positives of each class in validation, >= 1, unless a size is given. 20 by default: with
             fewer, one image that changes places moves a class's average precision by more than about 1/20.
+        on_contradiction: What happens where a list and the annotations disagree on an image: `"error"`, or
+            `"use_list"`, which takes the list's labels for that image and warns with the number of such images.
         seed: Of the drawing of the validation split, >= 0.
         verify_lists: Whether the lists must be the published ones, by sha256. False is for lists of one's own.
         verify_archives: Whether archives must be the published ones, by MD5.
@@ -43,6 +49,7 @@ class LTBenchmarkConfig(RecordConfig):
     difficult: str = "positive"
     validation_size: int | None = None
     min_positives: int = 20
+    on_contradiction: str = "error"
     verify_lists: bool = True
     verify_archives: bool = True
     expected_counts: Mapping[str, Sequence[int]] | None = None
@@ -52,6 +59,8 @@ class LTBenchmarkConfig(RecordConfig):
         super().__post_init__()
         if self.difficult not in DIFFICULT_RULES:
             raise ValueError(f"difficult must be one of {', '.join(DIFFICULT_RULES)}, got {self.difficult!r}.")
+        if self.on_contradiction not in ("error", "use_list"):
+            raise ValueError(f"on_contradiction must be 'error' or 'use_list', got {self.on_contradiction!r}.")
         if self.validation_size is not None and self.validation_size < 1:
             raise ValueError(f"validation_size must be >= 1 or None, got {self.validation_size}.")
         if self.min_positives < 1:
@@ -120,11 +129,11 @@ class LTBenchmark(RecordBuilder):
         files, sources = self.open_files(dl_manager, lists)
         sources.update({file: f"sha256 {digest}" for file, digest in digests.items()})
         annotations = self.read_annotations(files, [image.name for images in lists.values() for image in images])
+        settled = dict(annotations.listed)
         for split, images in lists.items():
-            self._compare(images, annotations.listed, self.LISTS[split].file)
+            settled |= self._compare(images, annotations.listed, self.LISTS[split].file)
         rows = {
-            split: [self._row(image.name, annotations.listed[image.name]) for image in images]
-            for split, images in lists.items()
+            split: [self._row(image.name, settled[image.name]) for image in images] for split, images in lists.items()
         }
         unused = [self._row(name, labels) for name, labels in annotations.unused.items()]
         rows["validation"] = draw_validation(
@@ -132,8 +141,14 @@ class LTBenchmark(RecordBuilder):
         )
         return Plan(files, rows, sources)
 
-    def _compare(self, images: Sequence[ListedImage], annotated: Mapping[str, RowLabels], where: str) -> None:
-        """Compare a list's labels with the annotations', in which every object counts."""
+    def _compare(
+        self, images: Sequence[ListedImage], annotated: Mapping[str, RowLabels], where: str
+    ) -> dict[str, RowLabels]:
+        """Compare a list's labels with the annotations', in which every object counts.
+
+        Returns:
+            The list's labels of the images on which the two disagree, if these are to be used.
+        """
         differing = []
         for image in images:
             said = {self.NAMES[label] for label in image.labels}
@@ -142,11 +157,22 @@ class LTBenchmark(RecordBuilder):
                 differing.append((image.name, sorted(said - seen), sorted(seen - said)))
         if differing:
             name, only_list, only_annotation = differing[0]
-            raise ValueError(
+            message = (
                 f"{where} contradicts the annotations of {len(differing)} of its images, first of {name!r}: only the "
                 f"list has {', '.join(only_list) or 'nothing'}, only the annotation has "
-                f"{', '.join(only_annotation) or 'nothing'}; get the official annotations, or correct the list."
+                f"{', '.join(only_annotation) or 'nothing'}"
             )
+            if self.config.on_contradiction == "error":
+                raise ValueError(
+                    f"{message}; get the official annotations, correct the list, or pass on_contradiction='use_list'."
+                )
+            logger.warning("%s; the list's labels are used for them.", message)
+        wrong = {name for name, _, _ in differing}
+        return {
+            image.name: RowLabels(tuple(sorted(self.NAMES[label] for label in image.labels)), ())
+            for image in images
+            if image.name in wrong
+        }
 
     def _row(self, name: str, labels: RowLabels) -> Row:
         difficult = self.config.difficult

@@ -152,6 +152,15 @@ def test_a_list_that_contradicts_an_annotation_is_an_error_that_shows_the_differ
         build(difficult=difficult)
 
 
+def test_contradictions_can_be_settled_by_the_list_and_are_counted(build, devkit, caplog):
+    change_annotation(devkit, 2007, "000002", lambda text: text.replace("dog", "sheep"))
+    built = build(on_contradiction="use_list")
+    assert dict(zip(built["test"]["image_id"], built["test"]["labels"], strict=True))["000002"] == [DOG]
+    assert "1 of its images" in caplog.text
+    with pytest.raises(ValueError, match="on_contradiction must be 'error' or 'use_list', got 'list'"):
+        build(on_contradiction="list")
+
+
 def break_xml(devkit, tmp_path):
     change_annotation(devkit, 2012, "2008_000001", lambda text: text[:-20])
 
