@@ -253,13 +253,15 @@ def test_hostile_names_show_as_text_and_run_nothing_even_without_the_policy(brow
     assert browser.requests() == {path.as_uri(): None}
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-def test_the_page_does_not_scroll_sideways(browser, report, hostile, width):
+@pytest.mark.parametrize(("width", "medium"), [(360, "screen"), (1280, "screen"), (700, "print")])
+def test_nothing_reaches_beyond_a_phone_a_screen_or_a_sheet_of_paper(browser, report, hostile, width, medium):
     browser.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     )
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium})
     for path in (report, hostile):
         browser.open(path)
         assert browser.run("return innerWidth") == width
         assert browser.run("return document.documentElement.scrollWidth") <= width
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
