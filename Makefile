@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install quickstart test style bench-model
+.PHONY: help install quickstart test style browser bench-model
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,7 +33,14 @@ style: $(BIN)/.installed ## Check formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: $(BIN)/.installed style ## Check style, then run all tests
+# Debian's packages; elsewhere any Chromium and its driver on the path serve.
+browser: ## Install Chromium for the tests of pages, where it is missing and this user may install it
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+			&& apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null; } \
+		|| echo "no Chromium here and no right to install it: tests that need a browser will be skipped"
+
+test: $(BIN)/.installed style browser ## Check style, then run all tests
 	$(BIN)/python -m pytest --numprocesses 2
 
 bench-model: $(BIN)/.installed ## Measure what CSSFE costs on top of its backbone (about ten minutes; leave the machine alone)

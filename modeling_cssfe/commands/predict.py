@@ -17,6 +17,7 @@ def register(add: AddVerb) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from ..predict import find_images, predict
@@ -24,20 +25,21 @@ def _predict(options: argparse.Namespace) -> None:
 
     if options.top_k < 1:
         raise ValueError(f"--top_k is {options.top_k}; give a number >= 1.")
-    table = Table("image", "label", "score", "above threshold")
+    columns = ["image", "label", "score", "above threshold"]
+    table: Table | None = None
     for entry in predict(options.model, find_images(options.images), options.top_k):
         if options.json:
             print(json.dumps(entry), flush=True)
             continue
+        calibrated = "probability" in entry["predictions"][0]
+        if table is None:
+            table = Table(*columns, *(["calibrated probability"] if calibrated else []))
         for place, label in enumerate(entry["predictions"]):
-            table.add_row(
-                entry["image"] if place == 0 else "",
-                label["label"],
-                f"{label['score']:.4f}",
-                "yes" if label["above_threshold"] else "",
-            )
+            cells = [escape(entry["image"]) if place == 0 else "", escape(label["label"]), f"{label['score']:.4f}"]
+            cells.append("yes" if label["above_threshold"] else "")
+            table.add_row(*cells, *([f"{label['probability']:.4f}"] if calibrated else []))
         table.add_section()
-    if not options.json:
+    if table is not None:
         show(table)
 
 

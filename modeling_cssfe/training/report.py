@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -28,7 +29,7 @@ def group_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     for column in COLUMNS:
         table.add_column(column.removeprefix("map_"), justify="right")
     for name, result in results.items():
-        table.add_row(name, *(percent(result.get(column)) for column in COLUMNS))
+        table.add_row(escape(name), *(percent(result.get(column)) for column in COLUMNS))
     return table
 
 
@@ -41,7 +42,7 @@ def class_table(result: Mapping[str, Any], title: str) -> Table:
         table.add_column(column, justify="right")
     for row in sorted(result["class_table"], key=lambda row: -row["class_count"]):
         table.add_row(
-            row["name"],
+            escape(row["name"]),  # a name such as "[red]apple" is no markup
             row["group"],
             str(row["class_count"]),
             str(row["num_positives"]),

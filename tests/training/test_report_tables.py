@@ -1,0 +1,20 @@
+from rich.console import Console
+
+from modeling_cssfe.metrics import long_tail_map
+from modeling_cssfe.training.report import class_table, group_table
+
+
+def printed(table):
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_a_label_name_that_looks_like_markup_is_shown_as_it_is():
+    names = ["[red]apple", "[/]", "pear"]
+    scores = [[0.9, 0.2, 0.1], [0.2, 0.7, 0.3], [0.1, 0.3, 0.8]]
+    result = long_tail_map(scores, [[1, 0, 0], [0, 1, 0], [0, 0, 1]], [200, 30, 4], label_names=names)
+    text = printed(class_table(result, "classes"))
+    assert all(name in text for name in names)
+    assert "[bold]run" in printed(group_table({"[bold]run": result}, "groups"))
