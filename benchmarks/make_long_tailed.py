@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000, help="images to draw from")
     parser.add_argument("--classes", type=int, default=1000, help="classes")
-    parser.add_argument("--max_count", type=int, default=20_000, help="wanted images of the first class")
+    parser.add_argument("--max_count", type=int, default=5000, help="wanted images of the first class")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["auto"], help="methods to measure")
     parser.add_argument("--time_limit", type=float, default=60.0, help="seconds for each step of the exact method")
     parser.add_argument("--output", type=Path, help="CSV file, such as benchmarks/results/make_long_tailed.csv")

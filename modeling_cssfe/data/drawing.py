@@ -31,8 +31,8 @@ from .stratification import class_totals, present_labels, random_order
 METHODS = ("auto", "exact", "greedy")
 # Beyond, `auto` takes the greedy method. A program of this size takes some seconds.
 EXACT_PATTERNS, EXACT_CLASSES = 5000, 200
-# Of the greedy method: rounds of improvement, images tried of each class that is off, and labels looked at in a round.
-_ROUNDS, _SWAPS_PER_CLASS, _SWAP_WORK = 30, 50, 300_000_000
+# Of the greedy method: rounds of improvement, images tried of each class that is off, and labels looked at in all.
+_ROUNDS, _SWAPS_PER_CLASS, _SWAP_WORK = 30, 50, 100_000_000
 _FORBIDDEN = 1 << 50  # more than any images can cost together, and far from overflow
 
 
@@ -249,13 +249,14 @@ def _greedy(problem: _Problem) -> np.ndarray:
             for other in np.flatnonzero(~full & (reached >= targets)):
                 full[other] = True
                 harm[columns.indices[columns.indptr[other] : columns.indptr[other + 1]]] += weights[other]
-    keys = _pattern_keys(present)
+    patterns = _Patterns(present)
+    attempts = _SWAP_WORK // max(1, present.nnz)
     for _ in range(_ROUNDS):
         before = problem.cost(reached)
         reached = _add_or_remove(problem, taken, reached)
-        reached = _exchange(problem, columns, keys, taken, reached)
+        reached = _exchange(problem, columns, patterns, taken, reached)
         if problem.cost(reached) == before:
-            reached = _swap(problem, columns, taken, reached)
+            reached, attempts = _swap(problem, columns, taken, reached, attempts)
         if problem.cost(reached) == before:
             break
     return np.flatnonzero(taken)
@@ -274,12 +275,11 @@ def _until_full(present: sparse.csr_matrix, missing: np.ndarray) -> int:
     return int(np.searchsorted(present.indptr, filling.min(), side="right"))
 
 
-def _prices(problem: _Problem, reached: np.ndarray, change: int) -> np.ndarray:
+def _prices(problem: _Problem, reached: np.ndarray, change: int, classes: Any = slice(None)) -> np.ndarray:
     """What one more (`change` 1) or one less (-1) image of each class costs; giving up the only one is forbidden."""
-    price = np.where((problem.targets - reached) * change > 0, -problem.weights, problem.weights)
-    if change < 0:
-        price = np.where((reached <= problem.floor) & (problem.floor > 0), _FORBIDDEN, price)
-    return price
+    weights, floor, now = problem.weights[classes], problem.floor[classes], reached[classes]
+    price = np.where((problem.targets[classes] - now) * change > 0, -weights, weights)
+    return np.where((now <= floor) & (floor > 0), _FORBIDDEN, price) if change < 0 else price
 
 
 def _add_or_remove(problem: _Problem, taken: np.ndarray, reached: np.ndarray) -> np.ndarray:
@@ -290,20 +290,25 @@ def _add_or_remove(problem: _Problem, taken: np.ndarray, reached: np.ndarray) ->
         rows = np.flatnonzero((costs < 0) & (taken == (change < 0)))
         for row in rows[np.argsort(costs[rows], kind="stable")].tolist():
             classes = present.indices[present.indptr[row] : present.indptr[row + 1]]
-            if _prices(problem, reached, change)[classes].sum() < 0:
+            if _prices(problem, reached, change, classes).sum() < 0:
                 taken[row] = change > 0
                 reached[classes] += change
     return reached
 
 
-def _swap(problem: _Problem, columns: sparse.csc_matrix, taken: np.ndarray, reached: np.ndarray) -> np.ndarray:
+def _swap(
+    problem: _Problem, columns: sparse.csc_matrix, taken: np.ndarray, reached: np.ndarray, attempts: int
+) -> tuple[np.ndarray, int]:
     """Take away an image of a class that exceeds its target (or add one where it lacks) and make up for it by another.
 
-    Each attempt looks at all images, so that the number of attempts falls with the size of the data.
+    Each attempt looks at all images, so that the number of attempts falls with the size of the data. Returns what is
+    reached then, and how many attempts are left.
     """
     present, reached = problem.present, reached.copy()
-    attempts = _SWAP_WORK // max(1, present.nnz)
+    unlabeled = np.diff(present.indptr) == 0
     for label in np.argsort(-problem.weights, kind="stable"):
+        if reached[label] == problem.targets[label] or not attempts:
+            continue
         change = -1 if reached[label] > problem.targets[label] else 1
         column = columns.indices[columns.indptr[label] : columns.indptr[label + 1]]
         rows = np.sort(column[taken[column] == (change < 0)])
@@ -313,64 +318,68 @@ def _swap(problem: _Problem, columns: sparse.csc_matrix, taken: np.ndarray, reac
                 break
             attempts -= 1
             classes = present.indices[present.indptr[row] : present.indptr[row + 1]]
-            cost = _prices(problem, reached, change)[classes].sum()
+            cost = _prices(problem, reached, change, classes).sum()
             changed = reached.copy()
             changed[classes] += change
             costs = present @ _prices(problem, changed, -change)
-            costs[taken == (change < 0)] = _FORBIDDEN
+            costs[(taken == (change < 0)) | unlabeled] = _FORBIDDEN
             other = int(np.argmin(costs))
             if cost + costs[other] < 0:
                 taken[row], taken[other] = change > 0, change < 0
                 changed[present.indices[present.indptr[other] : present.indptr[other + 1]]] -= change
                 reached = changed
-    return reached
+    return reached, attempts
+
+
+class _Patterns:
+    """Images grouped by their labels. The key of a group is the sum of its labels' codes, modulo 2^64."""
+
+    def __init__(self, present: sparse.csr_matrix):
+        self.codes = np.random.PCG64(0).random_raw(present.shape[1])
+        sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(self.codes[present.indices])])
+        keys = sums[present.indptr[1:]] - sums[present.indptr[:-1]]
+        self.keys, self.group_of = np.unique(keys, return_inverse=True)
+        self.rows = np.argsort(self.group_of, kind="stable")
+        self.starts = np.concatenate([[0], np.cumsum(np.bincount(self.group_of, minlength=len(self.keys)))])
+
+    def without(self, rows: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of some rows with a label for which there are images that lack just this label, and their groups."""
+        wanted = self.keys[self.group_of[rows]] - self.codes[label]
+        groups = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        exist = (self.keys[groups] == wanted) & (wanted != 0)  # 0: no label is left, and such images are not drawn
+        return rows[exist], groups[exist]
+
+    def count(self, chosen: np.ndarray) -> np.ndarray:
+        return np.bincount(self.group_of[chosen], minlength=len(self.keys))
 
 
 def _exchange(
-    problem: _Problem, columns: sparse.csc_matrix, keys: np.ndarray, taken: np.ndarray, reached: np.ndarray
+    problem: _Problem, columns: sparse.csc_matrix, patterns: _Patterns, taken: np.ndarray, reached: np.ndarray
 ) -> np.ndarray:
-    """Exchange drawn images for others that have one class less, where it exceeds its target, or more, where it lacks.
-
-    Images with equal labels have equal keys, and one more label adds that class's code to the key.
-    """
-    codes = _codes(problem.present.shape[1])
+    """Exchange drawn images for others that differ in one class that exceeds its target, or lacks."""
+    reached = reached.copy()
+    members = {True: patterns.count(taken), False: patterns.count(~taken)}
     for label in np.argsort(-problem.weights, kind="stable"):
         surplus = int(reached[label] - problem.targets[label])
+        exceeds = surplus > 0
         if not surplus:
             continue
         column = columns.indices[columns.indptr[label] : columns.indptr[label + 1]]
-        with_label = np.sort(column[taken[column] == (surplus > 0)])
-        without = np.flatnonzero(taken == (surplus < 0))
-        mine, theirs = _pair(keys[with_label] - codes[label], keys[without])
-        mine, theirs = mine[: abs(surplus)], theirs[: abs(surplus)]
-        taken[with_label[mine]] = surplus < 0
-        taken[without[theirs]] = surplus > 0
-        if len(mine):
-            reached = class_totals(problem.present, np.flatnonzero(taken))
+        rows, groups = patterns.without(np.sort(column[taken[column] == exceeds]), label)
+        # Each group serves as many rows as it has images on the other side, the first ones in order.
+        order = np.argsort(groups, kind="stable")
+        turn = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
+        served = np.sort(order[turn < members[not exceeds][groups[order]]])[: abs(surplus)]
+        for group, wanted in zip(*np.unique(groups[served], return_counts=True), strict=True):
+            others = patterns.rows[patterns.starts[group] : patterns.starts[group + 1]]
+            taken[others[taken[others] != exceeds][:wanted]] = exceeds
+            members[exceeds][group] += wanted
+            members[not exceeds][group] -= wanted
+        taken[rows[served]] = not exceeds
+        np.subtract.at(members[exceeds], patterns.group_of[rows[served]], 1)
+        np.add.at(members[not exceeds], patterns.group_of[rows[served]], 1)
+        reached[label] -= len(served) if exceeds else -len(served)
     return reached
-
-
-def _pair(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in two arrays of equal values, each position at most once, in the order of the first array."""
-    order = np.argsort(second, kind="stable")
-    ranked = np.argsort(first, kind="stable")
-    values = first[ranked]
-    repeat = np.arange(len(values)) - np.searchsorted(values, values)
-    place = np.searchsorted(second[order], values) + repeat
-    fits = place < np.searchsorted(second[order], values, side="right")
-    mine, theirs = ranked[fits], order[place[fits]]
-    turn = np.argsort(mine)
-    return mine[turn], theirs[turn]
-
-
-def _codes(num_classes: int) -> np.ndarray:
-    return np.random.PCG64(0).random_raw(num_classes)
-
-
-def _pattern_keys(present: sparse.csr_matrix) -> np.ndarray:
-    """The sum of its classes' random 64-bit codes for each row, modulo 2^64; rows of no label have 0."""
-    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(_codes(present.shape[1])[present.indices])])
-    return sums[present.indptr[1:]] - sums[present.indptr[:-1]]
 
 
 __all__ = ["EXACT_CLASSES", "EXACT_PATTERNS", "METHODS", "DrawnRows", "draw_long_tail"]
