@@ -23,7 +23,7 @@ class InspectionError(RuntimeError):
 def register(add: AddVerb) -> None:
     """Declare the actions of `cssfe data`."""
     inspect = add("data inspect", _inspect, "Show what a data set holds and what would go wrong in training.")
-    inspect.add_argument("data", help="lt_digits, folder, file or `datasets` name")
+    inspect.add_argument("data", help="lt_digits, lt_voc, lt_coco, folder, file or `datasets` name")
     inspect.add_argument("--split", help="look at this split alone (default: all)")
     inspect.add_argument("--output", default="inspection.png", help="PNG or SVG file to draw")
     inspect.add_argument("--json", metavar="FILE", help="also write everything that was found as JSON")
@@ -55,7 +55,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default="positive",
         help="what VOC objects marked difficult and COCO crowds mean",
     )
-    group.add_argument("--image_root", help="folder of the images of COCO or YOLO data, if they lie elsewhere")
+    group.add_argument(
+        "--image_root", help="folder of the images of COCO or YOLO data, or of lt_voc's or lt_coco's downloads"
+    )
     group.add_argument("--config_name", help="configuration of a Hub data set")
     group.add_argument("--revision", help="commit, tag or branch of a Hub data set")
     group.add_argument("--cache_dir", help="where `datasets` keeps converted files (default: its own cache)")

@@ -33,7 +33,7 @@ LOOK_ALIKE_RMS = 2.5  # grey levels of 256
 LOOK_ALIKE_MAX = 8
 _FLAT = 2.0  # a thumbnail that varies less (standard deviation) has nothing to be recognised by
 _SIDE = 9  # of the thumbnail
-_COEFFICIENTS = 4  # lowest frequencies, each way, by which look-alikes are searched
+_COEFFICIENTS = 3  # lowest frequencies, each way, by which look-alikes are searched
 _NEIGHBOURS = 5  # nearest thumbnails looked at for each, itself among them, so that a film's frames end
 _CHUNK = 64  # images read at a time
 
@@ -190,24 +190,32 @@ def _similar(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield pairs of thumbnails that look alike, the smaller index first.
 
     The lowest frequencies of an orthonormal cosine transform differ by no more than the whole thumbnails, so a search
-    among them misses nothing that is among the nearest.
+    among them misses nothing but what has too many neighbours, as the frames of a film.
     """
     from scipy.fft import dctn
     from scipy.spatial import cKDTree
 
     varied = np.flatnonzero(thumbnails.std(axis=1) >= _FLAT)
+    # Equal thumbnails are paired first: a search tree gets slow where many points are the same.
+    distinct, firsts, inverse = np.unique(thumbnails[varied], axis=0, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)  # numpy 2.0 gave it a second axis
+    for index in np.flatnonzero(firsts[inverse] != np.arange(len(varied))):
+        yield int(varied[firsts[inverse[index]]]), int(varied[index])
+    varied = varied[firsts]
     if len(varied) < 2:
         return
-    grids = thumbnails[varied].reshape(-1, _SIDE, _SIDE)
+    grids = distinct.reshape(-1, _SIDE, _SIDE)
     low = np.empty((len(grids), _COEFFICIENTS * _COEFFICIENTS), np.float32)
     for start in range(0, len(grids), 65536):
         part = dctn(grids[start : start + 65536].astype(np.float32), axes=(1, 2), norm="ortho")
         low[start : start + 65536] = part[:, :_COEFFICIENTS, :_COEFFICIENTS].reshape(len(part), -1)
-    radius = LOOK_ALIKE_RMS * _SIDE * 1.001  # root mean square of 81 values to their Euclidean length
+    radius = LOOK_ALIKE_RMS * _SIDE * 1.001  # from the root mean square of 81 values to their Euclidean length
     tree = cKDTree(low)
     for start in range(0, len(grids), 65536):
         block = low[start : start + 65536]
-        _, near = tree.query(block, k=min(_NEIGHBOURS, len(low)), distance_upper_bound=radius)
+        # eps lets the search stop at neighbours twice as far as the nearest, so it looks twice as far: an exact one
+        # takes hours where a million frames differ by noise alone.
+        _, near = tree.query(block, k=min(_NEIGHBOURS, len(low)), eps=1.0, distance_upper_bound=2 * radius)
         for offset, neighbours in enumerate(near, start=start):
             for other in neighbours[(neighbours < len(low)) & (neighbours != offset)]:
                 difference = grids[offset].astype(np.int32) - grids[other]

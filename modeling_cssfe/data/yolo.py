@@ -227,7 +227,7 @@ def _records(
         expected = {file: _label_file(file, root, source) for file in files}
         for file, label_file in expected.items():
             name = file.relative_to(root).as_posix()
-            has_labels = label_file.is_file()
+            has_labels = os.path.lexists(label_file)
             labelled += has_labels
             labels = _labels(label_file, root, names) if has_labels else RowLabels()
             records.append(ImageRecord(name, existing_image(root, name, f"{source}, split {split!r}"), labels))
@@ -276,6 +276,8 @@ def _refuse_lone_labels(folder: Path, images: Path, expected: set[Path]) -> None
 def _labels(file: Path, root: Path, names: Mapping[int, str]) -> RowLabels:
     if not Path(os.path.realpath(file)).is_relative_to(root):
         raise ValueError(f"{file} is a link that leads out of {root}; put the label file inside that folder.")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is a broken link or a folder, not a label file; restore or remove it.")
     present: set[int] = set()
     for number, line in enumerate(_text(file).splitlines(), start=1):
         cells = line.split()

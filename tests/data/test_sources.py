@@ -331,7 +331,7 @@ def test_two_metadata_tables_in_one_folder_are_refused(folder, load):
 
 def test_a_missing_path_is_named():
     for path in ("./nothing", "/no/such/folder", "nothing/to/see", "photos.parquet"):
-        with pytest.raises(FileNotFoundError, match=f"there is no '{path}'; pass 'lt_digits', Parquet files"):
+        with pytest.raises(FileNotFoundError, match=f"there is no '{path}'; pass 'lt_digits', .*Parquet files"):
             load_images(path)
 
 

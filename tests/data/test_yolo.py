@@ -208,6 +208,12 @@ def test_links_out_of_the_folder_are_refused_and_those_inside_keep_their_labels(
         load_images(yolo)
 
 
+def test_a_broken_link_is_no_image_without_labels(yolo):
+    os.symlink(yolo / "gone.txt", yolo / "labels" / "train" / "d.txt")
+    with pytest.raises(FileNotFoundError, match=r"d\.txt is a broken link or a folder"):
+        load_images(yolo)
+
+
 def test_a_label_file_without_its_image_is_named(yolo):
     (yolo / "images" / "train" / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"images/train has no image for .*labels/train/b\.txt"):
