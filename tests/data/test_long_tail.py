@@ -422,6 +422,22 @@ def test_the_script_refuses_wrong_arguments_in_one_line_with_code_2(script, argu
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failure_of_the_script_is_one_line_with_code_1_and_leaves_nothing(
+    script, source, failure, tmp_path, capsys, monkeypatch
+):
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(script, "load_images", lambda _: datasets.DatasetDict(train=source))
+    monkeypatch.setattr("modeling_cssfe.data.long_tail_folder._card", fail)
+    assert script.main(["--data", "x", "--max_count", "20", "--output_dir", str(tmp_path / "new")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert ("disk full" in error) or ("interrupted; nothing was left" in error)
+    assert list(tmp_path.iterdir()) == []
+
+
 RECORDED = {
     "greedy": "0a7924dc6c18529bec2425b6c6fa38652a7da5801c9ce3218498fd49a6d6b76d",
     "exact": "3c8a27c21a4ee48b6d0b4fe221370526c56b1e464dcbedc11f96f47ed88f41a8",
