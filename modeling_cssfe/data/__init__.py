@@ -2,7 +2,7 @@
 """Images and labels from wherever they are to batches, and what their long tail looks like."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .decoding import ImageDecodingError, ImageVerification, decode_image, verify_images
 from .loading import EpochSampler, ImageDataset, build_data_loader, collate_images
@@ -20,26 +20,34 @@ from .transforms import AUGMENTATIONS, EvaluationTransform, build_train_transfor
 
 if TYPE_CHECKING:
     from .cxr_lt import CXRLT
+    from .inspection import Inspection, inspect_images
+    from .inspection_plots import draw_inspection
+    from .long_tail import LongTailDraw, make_long_tailed
     from .lt_coco import LTCOCO
     from .lt_digits import LTDigits
     from .lt_voc import LTVOC
     from .nus_wide import NUSWIDE
     from .odir import ODIR5K
 
-_BUILDERS = {
+# What needs `datasets`, scipy or matplotlib at import, which take seconds and prediction does not need.
+_LAZY = {
     "CXRLT": "cxr_lt",
     "LTCOCO": "lt_coco",
     "LTDigits": "lt_digits",
     "LTVOC": "lt_voc",
     "NUSWIDE": "nus_wide",
     "ODIR5K": "odir",
+    "Inspection": "inspection",
+    "LongTailDraw": "long_tail",
+    "draw_inspection": "inspection_plots",
+    "inspect_images": "inspection",
+    "make_long_tailed": "long_tail",
 }
 
 
-def __getattr__(name: str) -> type:
-    # A builder is a subclass of datasets' own, and importing datasets takes seconds, which prediction does not need.
-    if name in _BUILDERS:
-        return getattr(importlib.import_module(f".{_BUILDERS[name]}", __name__), name)
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -56,15 +64,20 @@ __all__ = [
     "ImageDataset",
     "ImageDecodingError",
     "ImageVerification",
+    "Inspection",
     "LTDigits",
+    "LongTailDraw",
     "build_data_loader",
     "build_train_transform",
     "class_statistics",
     "collate_images",
     "decode_image",
+    "draw_inspection",
+    "inspect_images",
     "label_matrix",
     "label_names_of",
     "load_images",
+    "make_long_tailed",
     "multi_hot",
     "require_every_class",
     "verify_images",

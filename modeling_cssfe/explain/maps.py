@@ -110,8 +110,9 @@ def draw_label_maps(image: "Image.Image", maps: Sequence[LabelMaps], path: str |
 
     Each map is scaled by its own largest magnitude, red above 0 and blue below (a pair that colour-blind readers tell
     apart), the fainter the nearer to 0; the scale bar beside it has the values. For net0 red speaks for the label and
-    blue against it, as the logit is the map's mean. From net1 on a map weighs features which the fusion block then
-    reads, so either sign may stand on the object and the magnitude is what says where the model looks.
+    blue against it, as the logit is the map's mean. With `map_pooling="relu"` (preset `corrected`) the features of a
+    class are gathered where its last map is red. With `"mean"` (`paper`, `released`) a map weighs features which the
+    fusion block then reads, so either sign may stand on the object and the magnitude says where the model looks.
 
     Args:
         image: The photograph.
