@@ -53,10 +53,14 @@ def _push(options: argparse.Namespace) -> None:
         "revision": options.revision,
         "message": options.message,
     }
-    # The data goes first: a model whose data set is missing is the more surprising half.
+    data = None
     if options.dataset:
-        _print_publication(push_data(options.dataset, options.repo, **common))
+        from ..data import load_images
+
+        data = load_images(options.dataset)  # before anything is sent: it may not be readable
     _print_publication(push_run(options.model, options.repo, **targets, **common))
+    if data is not None:
+        _print_publication(push_data(data, options.repo, **common))
 
 
 def _print_publication(done: "Publication") -> None:

@@ -23,9 +23,6 @@ from ..configuration_cssfe import CSSFEConfig
 
 FILES = Path(__file__).parent / "files"
 PACKAGE = Path(__file__).resolve().parents[1]
-# What the page needs beside what an endpoint needs; the Space's own header names the version of gradio.
-SPACE_REQUIREMENTS = ("matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.12", "datasets>=4.0", "accelerate>=1.10",
-                      "evaluate>=0.4.5", "omegaconf>=2.3", "pyyaml>=6.0", "rich>=13.7", "tqdm>=4.66")  # fmt: skip
 _SOURCE_SUFFIXES = (".py", ".css", ".html", ".js", ".json", ".md", ".txt", ".typed", ".yaml", ".npz", ".csv", ".gz")
 
 
@@ -69,9 +66,8 @@ def write_space(folder: str | os.PathLike, config: CSSFEConfig, title: str) -> l
     if not title.strip() or "\n" in title:
         raise ValueError(f"the title of a Space is one line of text, got {title!r}.")
     shutil.copyfile(FILES / "space_app.py", root / "app.py")
-    endpoint = (FILES / "endpoint_requirements.txt").read_text(encoding="utf-8").split()
-    lines = sorted([*endpoint, *SPACE_REQUIREMENTS])
-    (root / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # The package's own requirements; the header in README.md names the version of gradio.
+    shutil.copyfile(FILES / "space_requirements.txt", root / "requirements.txt")
     version = _version_of("gradio")
     readme = (FILES / "space_readme.md").read_text(encoding="utf-8")
     readme = readme.format(

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 )
 
 
-_TOKEN = re.compile(r"\bhf_\w+|(?<=Bearer )\S+")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}|(?<=Bearer )\S+")
 
 
 class PublishingError(RuntimeError):

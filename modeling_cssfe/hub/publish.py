@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -29,10 +29,16 @@ from .round_trip import check_round_trip
 from .staging import MAX_SHARD_SIZE, stage_model
 
 
+if TYPE_CHECKING:
+    import datasets
+
 logger = logging.getLogger(__name__)
 
 # Files of an earlier push that would be read in place of new ones, or beside them, and are removed if not sent again.
-REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_cssfe.py", "thresholds.json", "results.json")
+REPLACED = (
+    "model*.safetensors", "model.safetensors.index.json", "*_cssfe.py", "thresholds.json", "results.json",
+    "modeling_cssfe/*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ def push_run(
 
 
 def push_data(
-    data: str | os.PathLike,
+    data: "str | os.PathLike | datasets.DatasetDict",
     repo_id: str,
     *,
     private: bool | None = None,
@@ -169,7 +175,7 @@ def push_data(
     The data set goes by `DatasetDict.push_to_hub`, one commit for up to 50 files of about 500 MB.
 
     Args:
-        data: Whatever `modeling_cssfe.data.load_images` reads.
+        data: Whatever `modeling_cssfe.data.load_images` reads, or has read.
         repo_id: As for `push_run`, among the data sets.
         private: As for `push_run`.
         revision: As for `push_run`.
@@ -187,7 +193,8 @@ def push_data(
 
     from ..data import load_images
 
-    splits = load_images(data).cast_column("image", datasets.Image())
+    splits = data if isinstance(data, datasets.DatasetDict) else load_images(data)
+    splits = splits.cast_column("image", datasets.Image())  # so that others see images, not bytes
     with _repository(repo_id, "dataset", private, revision, api) as target, target.made():
         splits.push_to_hub(
             target.name,

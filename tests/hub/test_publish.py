@@ -20,7 +20,8 @@ from tiny_runs import make_scene
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.cli import main
 from modeling_cssfe.hub import publish
-from modeling_cssfe.hub.publish import push_run
+from modeling_cssfe.hub.errors import PublishingError
+from modeling_cssfe.hub.publish import push_data, push_run
 from modeling_cssfe.hub.round_trip import RoundTripError, check_round_trip
 from modeling_cssfe.hub.staging import linked_pictures, without_paths
 
@@ -81,6 +82,39 @@ def test_the_card_names_the_repository_and_carries_the_results(hub, unchecked, r
     assert card.data.pipeline_tag == "image-classification"
 
 
+def test_a_space_is_one_repository_with_page_package_and_model(hub, unchecked, tiny_run, capsys):
+    HfApi().create_repo(f"{USER}/page", repo_type="space", space_sdk="gradio", private=True)
+    HfApi().upload_file(
+        repo_id=f"{USER}/page", repo_type="space", path_in_repo="modeling_cssfe/gone.py", path_or_fileobj=b"# older"
+    )
+    assert main(["push", str(tiny_run), "page", "--space"]) == 0
+    assert f"{hub.endpoint}/spaces/{USER}/page" in capsys.readouterr().out
+    files = hub.files(f"{USER}/page", kind="space")
+    model = {name.removeprefix("model/") for name in files if name.startswith("model/")}
+    assert model == SENT - {".gitattributes"}
+    outside = {name for name in files if not name.startswith(("model/", "modeling_cssfe/"))}
+    assert outside == {".gitattributes", "README.md", "app.py", "requirements.txt"}
+    assert "modeling_cssfe/cli.py" in files
+    assert "modeling_cssfe/gone.py" not in files
+    for name, content in files.items():
+        assert str(tiny_run).encode() not in content, name
+
+
+@pytest.mark.parametrize("fault", ["drop", 403])
+def test_a_refused_data_set_leaves_the_remote_as_it_was(hub, tiny_data, monkeypatch, fault):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
+    hub.faults["commit"] = fault
+    with pytest.raises(PublishingError) as caught:
+        push_data(tiny_data, "squares")
+    assert "\n" not in str(caught.value)
+    assert hub.state() == {}
+    hub.faults.clear()
+    done = push_data(tiny_data, "squares")
+    assert hub.state() == {("dataset", f"{USER}/squares"): ({"main": done.commit}, True)}
+
+
 def test_label_embeddings_say_where_they_come_from_and_thresholds_travel(hub, unchecked, run):
     config = json.loads((run / "config.json").read_text()) | {"thresholds": [0.1, 0.2, 0.3]}
     config["label_embedding_provenance"] |= {"source": "/home/me/secret/vectors.safetensors"}
@@ -96,6 +130,7 @@ def test_label_embeddings_say_where_they_come_from_and_thresholds_travel(hub, un
 def test_no_path_of_this_machine_is_sent(hub, unchecked, run, tiny_data):
     assert str(tiny_data) in (run / "results.json").read_text()
     push_run(run, NAME, endpoint=True)
+    assert set(hub.files(NAME)) == SENT | {"handler.py", "image_decoding.py", "requirements.txt"}
     for name, content in hub.files(NAME).items():
         for place in {str(tiny_data), str(run), str(Path.home()) + "/", str(ROOT), "/tmp/"}:
             assert place.encode() not in content, f"{name} names {place}"
@@ -210,10 +245,16 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("route", "fault", "message"), FAULTS, ids=[f"{route}-{fault}" for route, fault, _ in FAULTS])
-@pytest.mark.parametrize("there", ["new_repository", "new_branch", "old_branch"])
+# Every fault on what there is most to clean up, and one before and one at the commit on the others.
+CASES = [("new_repository", *fault) for fault in FAULTS]
+CASES += [(there, *fault) for there in ("new_branch", "old_branch") for fault in (FAULTS[0], FAULTS[7])]
+
+
+@pytest.mark.parametrize(
+    ("there", "route", "fault", "message"), CASES, ids=[f"{there}-{route}-{fault}" for there, route, fault, _ in CASES]
+)
 def test_an_interrupted_or_refused_upload_leaves_the_remote_as_it_was(
-    hub, unchecked, tiny_run, monkeypatch, capsys, route, fault, message, there
+    hub, unchecked, tiny_run, monkeypatch, capsys, there, route, fault, message
 ):
     if there != "new_repository":
         HfApi().create_repo(NAME)
