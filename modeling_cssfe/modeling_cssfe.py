@@ -372,7 +372,8 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             backbone_weights: `True` for timm's pretrained weights (from the Hub, safetensors only), a local
                 `.safetensors` file with timm's names, or `False` for random weights.
             label_embeddings: A `(C, T)` tensor, a `.safetensors` file (aligned by name if it holds names), the name or
-                folder of a CLIP model with text projection, or `"random"`. Not used by net0.
+                folder of a text encoder (CLIP, SigLIP, a sentence encoder, BERT, ...), `"open_clip:NAME/TAG"`, a file
+                of word vectors, or `"random"`. Not used by net0.
             seed: Seed of random label embeddings.
             **config_overrides: Any field of `CSSFEConfig`.
 

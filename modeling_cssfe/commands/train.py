@@ -13,7 +13,7 @@ def register(add: AddVerb) -> None:
     train.add_argument("--output_dir", required=True, help="new or empty folder for the run")
     train.add_argument("--data", help="data in place of the recipe's: lt_digits, folder, file or `datasets` name")
     train.add_argument("--backbone_weights", help="true, false or a .safetensors file in place of the recipe's")
-    train.add_argument("--label_embeddings", help="CLIP model, .safetensors file or random in place of the recipe's")
+    train.add_argument("--label_embeddings", help="text encoder, .safetensors file or random in place of the recipe's")
     train.add_argument("--seed", type=int, help="seed in place of the recipe's")
     train.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any other key of the recipe"

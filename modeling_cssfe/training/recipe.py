@@ -41,7 +41,7 @@ class Recipe:
         backbone: timm architecture.
         backbone_kwargs: Further arguments of `timm.create_model`.
         backbone_weights: `true` (timm's, from the Hub), a local `.safetensors` file, or `false`.
-        label_embeddings: CLIP model by name or folder, `.safetensors` file, or `random`.
+        label_embeddings: Text encoder by name or folder, word vectors, `.safetensors` file, or `random`.
         image_size: Image side in pixels.
         loss: Name of a loss, see `cssfe losses`.
         loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).
