@@ -55,13 +55,13 @@ def ask(client, api_name: str, file: Path, timeout: float) -> tuple[str, float, 
     """`answered`, `refused` or `lost`, the seconds it took, and the reason."""
     from gradio_client import handle_file
     from gradio_client.exceptions import AppError
+    from gradio_client.utils import QueueError
 
     start = time.perf_counter()
     try:
         client.submit(handle_file(str(file)), api_name=api_name).result(timeout=timeout)
     except Exception as error:
-        told = isinstance(error, AppError | ValueError) and bool(str(error).strip())
-        refused = told or "queue" in str(error).lower()
+        refused = isinstance(error, AppError | QueueError) and bool(str(error).strip())
         return "refused" if refused else "lost", time.perf_counter() - start, f"{type(error).__name__}: {error}"
     return "answered", time.perf_counter() - start, ""
 

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -300,22 +301,39 @@ def test_a_space_carries_the_source_of_the_package(space):
     assert not list(space.rglob("__pycache__"))
 
 
+@pytest.mark.slow  # a fresh process imports torch and transformers
+def test_the_app_gives_the_model_beside_it_to_the_package_beside_it(space, tmp_path):
+    folder = shutil.copytree(space, tmp_path / "space")
+    shutil.rmtree(folder / "modeling_cssfe" / "demo", ignore_errors=True)
+    (folder / "modeling_cssfe" / "demo.py").write_text(
+        "from .training.evaluation import load_trained_model\n"
+        "def build_demo(folder):\n    return load_trained_model(folder)[0].config.label_names\n"
+    )
+    told = run_app(folder, "print(' '.join(app.demo), modeling_cssfe.__file__)", tmp_path)
+    assert told[-4:] == ["blue", "green", "red", str(folder / "modeling_cssfe" / "__init__.py")]
+
+
+def run_app(space: Path, code: str, work: Path) -> list[str]:
+    """Import a Space's `app.py` as its host does, where the package is found nowhere else, and run `code`."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
+    environment |= {"HF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import app, modeling_cssfe\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(space)],
+        cwd=work, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.split()
+
+
 @pytest.mark.slow  # a fresh process imports torch, transformers and gradio
 def test_a_space_builds_its_page_from_its_own_folder(space, tmp_path):
     pytest.importorskip("gradio", reason="the page needs gradio")
     pytest.importorskip("modeling_cssfe.demo", reason="the page is not there")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import app, gradio, modeling_cssfe\n"
-        "print(isinstance(app.demo, gradio.Blocks), modeling_cssfe.__file__)"
+    told = run_app(
+        space, "import gradio; print(isinstance(app.demo, gradio.Blocks), modeling_cssfe.__file__)", tmp_path
     )
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
-    environment |= {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(space)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-2:] == ["True", str(space / "modeling_cssfe" / "__init__.py")]
+    assert told[-2:] == ["True", str(space / "modeling_cssfe" / "__init__.py")]
 
 
 def test_a_space_needs_a_model_and_a_title(tmp_path, tiny_run):
