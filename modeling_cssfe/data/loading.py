@@ -123,7 +123,7 @@ class ImageDataset(Dataset):
             raise IndexError(f"index {index} is out of range for {len(self)} images.")
         index %= len(self)
         if self._rows is None:
-            self._rows = self.dataset.with_format("arrow")  # five times as fast as rows of Python objects
+            self._rows = self.dataset.with_format("arrow")  # several times as fast as rows of Python objects
         row = self._rows[index].to_pylist()[0]
         try:
             image = self._image(index, row)

@@ -50,7 +50,10 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         """Return the pixel values of an image, `(3, height, width)` float32."""
-        return self._steps(image)
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        # v2 takes a plain tensor for an image; as a tv_tensor, of the same values, each step would cost a tenth more.
+        return self._steps(image if isinstance(image, torch.Tensor) else pil_to_tensor(image))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._steps})"
@@ -141,7 +144,7 @@ def build_train_transform(
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown augmentation {augmentation!r}; choose one of {', '.join(AUGMENTATIONS)}.{hint}")
 
-    steps: list[Any] = [v2.ToImage()]
+    steps: list[Any] = []
     if tuple(crop_scale) == (1, 1):
         steps.append(v2.Resize(size, antialias=True))
     else:
@@ -154,7 +157,7 @@ def build_train_transform(
     steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
     if random_erasing:
         steps.append(v2.RandomErasing(random_erasing))
-    return TrainTransform([*steps, v2.ToPureTensor()])
+    return TrainTransform(steps)
 
 
 def _check_size(image_size: int | Sequence[int]) -> list[int]:

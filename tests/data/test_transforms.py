@@ -50,6 +50,30 @@ def test_tensors_are_augmented_like_pillow_images(augmentation):
     assert not accepts_tensors(EvaluationTransform(None))
 
 
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_it_is_torchvisions_own_pipeline_to_the_last_bit(augmentation):
+    from torchvision.transforms import v2
+
+    policy = {"auto": [v2.AutoAugment()], "rand": [v2.RandAugment()], "trivial": [v2.TrivialAugmentWide()], "none": []}
+    expected = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomResizedCrop(24, scale=(0.5, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+            *policy[augmentation],
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+            v2.RandomErasing(0.3),
+        ]
+    )
+    transform = build(augmentation=augmentation, random_erasing=0.3)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        pixels = expected(picture())
+        torch.manual_seed(seed)
+        assert torch.equal(transform(picture()), pixels)
+
+
 def test_a_draft_leaves_the_smallest_crop_what_the_model_takes():
     # A crop of a quarter of the area has half of each side, so the draft needs twice the model's size.
     assert training_draft_size(224, (0.25, 1.0)) == (448, 448)
