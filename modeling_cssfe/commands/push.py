@@ -24,7 +24,7 @@ def register(add: AddVerb) -> None:
     )
     visibility.add_argument("--public", action="store_true", help="everybody sees a new repository")
     push.add_argument("--revision", "--branch", default="main", help="branch; made from main if needed")
-    push.add_argument("--message", help="of the commit (default: what was pushed)")
+    push.add_argument("--message", help="of the commit")
     push.add_argument("--endpoint", action="store_true", help="add the handler of Inference Endpoints")
     push.add_argument("--space", action="store_true", help="make REPO a Space that shows the model")
     push.add_argument("--dataset", metavar="DATA", help="push this data, too, as the data set REPO")

@@ -11,6 +11,9 @@ def hub(monkeypatch, tmp_path):
     with LoopbackHub() as server:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+        own = template.replace(huggingface_hub.constants.ENDPOINT, server.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", own)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
         monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
         monkeypatch.setenv("HF_TOKEN", TOKEN)

@@ -113,6 +113,8 @@ def test_a_refused_data_set_leaves_the_remote_as_it_was(hub, tiny_data, monkeypa
     hub.faults.clear()
     done = push_data(tiny_data, "squares")
     assert hub.state() == {("dataset", f"{USER}/squares"): ({"main": done.commit}, True)}
+    other = push_data(tiny_data, "squares", revision="second")
+    assert hub.state()["dataset", f"{USER}/squares"][0] == {"main": done.commit, "second": other.commit}
 
 
 def test_label_embeddings_say_where_they_come_from_and_thresholds_travel(hub, unchecked, run):
