@@ -114,26 +114,47 @@ def sorted_names(rows: Iterable[RowLabels], where: str) -> list[str]:
     return sorted(names)
 
 
-def name_numbers(rows: Sequence[RowLabels], names: Sequence[str], where: str) -> list[RowLabels]:
-    """Replace numbers among the labels by the names at these positions.
+def are_multi_hot(rows: Iterable[RowLabels], num_names: int) -> bool:
+    """Whether the rows are multi-hot vectors: one number a name, 1 present, 0 absent, -1 or NaN unknown.
 
-    Rows that all have one number a name, repeated numbers among them, are multi-hot vectors: 1 is present, 0 absent,
-    -1 unknown. (As lists of ids they would say that every image has every label.)
+    They are if every row that is not empty has that form and one at least is not the list of all ids in order, 0 to
+    `num_names` - 1: such rows alone say that every image has every label. Ask for all splits at once; the rows of one
+    may fit both forms.
+    """
+    every_id = tuple(range(num_names))
+    found = False
+    for row in rows:
+        if not row.present:
+            continue
+        if len(row.present) != num_names or not all(
+            not isinstance(value, str) and (value in (1, 0, -1) or value != value) for value in row.present
+        ):
+            return False
+        found = found or row.present != every_id
+    return found
+
+
+def name_numbers(rows: Sequence[RowLabels], names: Sequence[str], where: str, multi_hot: bool) -> list[RowLabels]:
+    """Replace numbers among the labels by the names at these positions, or by those that vectors mark.
+
+    Args:
+        rows: Labels by name or number.
+        names: The label names.
+        where: The source, for errors.
+        multi_hot: Whether rows that are not empty are multi-hot vectors; see `are_multi_hot`.
 
     Raises:
         ValueError: A number is out of range.
     """
     if all(isinstance(label, str) for row in rows for label in (*row.present, *row.unknown)):
         return list(rows)
-    lengths = {len(row.present) for row in rows}
-    if lengths == {len(names)} and any(len(set(row.present)) < len(names) for row in rows):
-        columns = {name: [row.present[index] for row in rows] for index, name in enumerate(names)}
-        return parse_label_columns(columns, LabelOptions(), where)
+    if multi_hot:
+        return [_of_vector(row.present, names) if row.present else row for row in rows]
 
     def name(label: Any, index: int) -> str:
         if isinstance(label, str):
             return label
-        if label != int(label) or not 0 <= label < len(names):
+        if label != label or label != int(label) or not 0 <= label < len(names):  # NaN is no id
             raise ValueError(
                 f"{where}, row {index}: label id {label} is out of range; with {len(names)} label names ids run from "
                 f"0 to {len(names) - 1}."
@@ -148,6 +169,14 @@ def name_numbers(rows: Sequence[RowLabels], names: Sequence[str], where: str) ->
         )
         for index, row in enumerate(rows)
     ]
+
+
+def _of_vector(vector: Sequence[Any], names: Sequence[str]) -> RowLabels:
+    marked = list(zip(names, vector, strict=True))
+    return RowLabels(
+        tuple(name for name, value in marked if value == 1),
+        tuple(name for name, value in marked if value not in (1, 0)),
+    )
 
 
 def unknown_label_message(label: str, names: Sequence[str]) -> str:
@@ -308,6 +337,7 @@ __all__ = [
     "EMPTY_CELL_RULES",
     "LabelOptions",
     "RowLabels",
+    "are_multi_hot",
     "check_label_names",
     "label_ids",
     "name_numbers",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from .labels import RowLabels, check_label_names, label_ids, name_numbers, sorted_names
+from .labels import RowLabels, are_multi_hot, check_label_names, label_ids, name_numbers, sorted_names
 from .splits import in_order
 
 
@@ -58,8 +58,10 @@ def settle_names(
     else:
         names = sorted_names((row for split in rows.values() for row in split), where)
     numbered = check_label_names(declared, where) if declared is not None else names
+    multi_hot = are_multi_hot((row for members in rows.values() for row in members), len(numbered))
     return names, {
-        split: name_numbers(members, numbered, f"{where}, split {split!r}") for split, members in rows.items()
+        split: name_numbers(members, numbered, f"{where}, split {split!r}", multi_hot)
+        for split, members in rows.items()
     }
 
 
@@ -160,8 +162,18 @@ def existing_image(root: Path, name: str, where: str) -> str:
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Map the stem of each image file directly in the folder to its path."""
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    """Map the stem of each image file directly in the folder to its path.
+
+    Raises:
+        ValueError: Two images have one stem, such as `a.jpg` and `a.png`.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and (other := found.setdefault(path.stem, path)) != path:
+            raise ValueError(
+                f"{folder} has two images for the annotation of {path.stem!r}, {other.name} and {path.name}; keep one."
+            )
+    return found
 
 
 __all__ = [

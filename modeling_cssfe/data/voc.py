@@ -6,7 +6,8 @@ Two layouts are read. The official one has the folders `Annotations`, `JPEGImage
 validation and test. Label names are the sorted names of all objects.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -72,9 +73,13 @@ def read_voc(
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(f"{root} has no folder JPEGImages beside Annotations; unpack the images into it.")
     images = images_in(folder_inside(root, root / "JPEGImages"))
+    lists = _lists(root)
+    if not lists:
+        _warn_of_lone_images(images, annotations, root)
+        lists = {"train": list(annotations)}
     return {
         split: [_record(stem, annotations, images, root, difficult, label_names) for stem in stems]
-        for split, stems in _lists(root, list(annotations)).items()
+        for split, stems in lists.items()
     }
 
 
@@ -86,17 +91,27 @@ def read_flat_voc(
     for split, folder in folders.items():
         annotations = {path.stem: path for path in sorted(folder.glob("*.xml"))}
         images = images_in(folder)
+        _warn_of_lone_images(images, annotations, folder)
         records[split] = [_record(stem, annotations, images, folder, difficult, label_names) for stem in annotations]
     return records
 
 
-def _lists(root: Path, stems: list[str]) -> dict[str, list[str]]:
+def _warn_of_lone_images(images: Mapping[str, Path], annotations: Mapping[str, Path], folder: Path) -> None:
+    lone = [path.name for stem, path in images.items() if stem not in annotations]
+    if lone:
+        # Some tools write no file for an image without objects, but an image nobody looked at has none either.
+        warnings.warn(
+            f"{folder}: {len(lone)} images have no XML file and are left out, the first {lone[0]!r}; an image without "
+            "objects needs an <annotation> without <object>.",
+            stacklevel=2,
+        )
+
+
+def _lists(root: Path) -> dict[str, list[str]]:
     folder = root / "ImageSets" / "Main"
     present = {split: folder / f"{name}.txt" for name, split in _LISTS.items() if (folder / f"{name}.txt").is_file()}
     if "train" not in present and "validation" not in present and (folder / "trainval.txt").is_file():
         present["train"] = folder / "trainval.txt"
-    if not present:
-        return {"train": stems}
     # A list's line is an id, in per-class lists followed by 1, 0 or -1.
     return {split: _stems(path) for split, path in present.items()}
 

@@ -1,10 +1,13 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+import math
+
 import pytest
 
 from modeling_cssfe.data.labels import (
     ALL_UNKNOWN,
     LabelOptions,
     RowLabels,
+    are_multi_hot,
     check_label_names,
     label_ids,
     name_numbers,
@@ -122,14 +125,28 @@ def test_names_without_an_order_of_their_own_are_sorted():
 
 
 def test_numbers_are_ids_or_multi_hot_vectors():
-    assert name_numbers([RowLabels((0, 2)), RowLabels()], NAMES, "here") == [RowLabels(("ant", "cat")), RowLabels()]
-    vectors = [RowLabels((1, 0, 1)), RowLabels((0.0, -1.0, 0.0))]
-    assert name_numbers(vectors, NAMES, "here") == [RowLabels(("ant", "cat")), RowLabels((), ("bee",))]
+    ids = [RowLabels((0, 2)), RowLabels()]
+    assert not are_multi_hot(ids, 3)
+    assert name_numbers(ids, NAMES, "here", False) == [RowLabels(("ant", "cat")), RowLabels()]
+    vectors = [RowLabels((1, 0, 1)), RowLabels((0.0, -1.0, 0.0)), RowLabels((math.nan, 1, 0)), ALL_UNKNOWN]
+    assert are_multi_hot(vectors, 3)
+    named = [RowLabels(("ant", "cat")), RowLabels((), ("bee",)), RowLabels(("bee",), ("ant",))]
+    assert name_numbers(vectors[:3], NAMES, "here", True) == named
+    assert name_numbers(vectors, NAMES, "here", True)[3] is ALL_UNKNOWN
     # Every image having every label is the one reading of ids that is left.
-    assert present(name_numbers([RowLabels((0, 1, 2))], NAMES, "here")) == [NAMES]
-    for label in (3, -1, 0.5):
+    assert not are_multi_hot([RowLabels((0, 1, 2))], 3)
+    assert present(name_numbers([RowLabels((0, 1, 2))], NAMES, "here", False)) == [NAMES]
+    for label in (3, -1, 0.5, math.nan):
         with pytest.raises(ValueError, match=f"row 0: label id {label} is out of range; .* 0 to 2"):
-            name_numbers([RowLabels((label,))], NAMES, "here")
+            name_numbers([RowLabels((label,))], NAMES, "here", False)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "num_names"),
+    [([(1, 0), (0, 1)], 2), ([(0, 1), (1, 0), ()], 2), ([(True, False), (False, True)], 2), ([(1,), (0,)], 1)],
+)
+def test_vectors_of_one_or_two_classes_are_no_lists_of_ids(vectors, num_names):
+    assert are_multi_hot([RowLabels(vector) for vector in vectors], num_names)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,21 @@ def test_entities_are_not_expanded_from_files(voc, tmp_path):
         load_images(voc)
 
 
+def test_two_images_for_one_annotation_are_refused(voc, write_image):
+    write_image(voc / "JPEGImages" / "x.png").rename(voc / "JPEGImages" / "000005.bmp")
+    write_image(voc / "JPEGImages" / "y.png").rename(voc / "JPEGImages" / "000005.png")
+    with pytest.raises(ValueError, match=r"two images for the annotation of '000005'.*keep one"):
+        load_images(voc)
+
+
+def test_images_without_annotation_are_left_out_with_a_warning(tmp_path, write_image):
+    for name in "ab":
+        write_image(tmp_path / f"{name}.png")
+    (tmp_path / "a.xml").write_text("<annotation><object><name>dog</name></object></annotation>")
+    with pytest.warns(UserWarning, match=r"1 images have no XML file and are left out, the first 'b\.png'"):
+        assert load_images(tmp_path)["train"]["image_id"][:] == ["a"]
+
+
 def test_what_is_missing_is_named(voc):
     (voc / "ImageSets" / "Main" / "train.txt").write_text("000009\n")
     with pytest.raises(ValueError, match="no annotation for the image '000009' of its lists"):
