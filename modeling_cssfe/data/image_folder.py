@@ -3,7 +3,7 @@
 
 The table stands in the folder itself or in its sub-folders train, validation and test; the column `file_name` holds
 paths relative to the table's own folder. One table for all splits says the split in a column `split`, or by paths that
-begin with a split's folder.
+begin with a split's folder (below folders that all share, such as `images/train/a.jpg`).
 """
 
 import csv
@@ -30,8 +30,10 @@ def metadata_files(root: Path) -> list[Path]:
         ValueError: One folder holds two of them.
     """
     found = []
-    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir() and split_of(path.name))):
+    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         here = [folder / name for name in METADATA_NAMES if (folder / name).is_file()]
+        if folder != root and (not here or split_of(folder.name) is None):
+            continue
         if len(here) > 1:
             raise ValueError(f"{folder} holds both {' and '.join(METADATA_NAMES)}; keep one of the two.")
         found += here
@@ -103,10 +105,19 @@ def _splits(table: Path, root: Path, column: Sequence[Any] | None, files: Sequen
         return [named[str(cell)] or "train" for cell in column]
     if table.parent != root:
         return [split_of(table.parent.name) or "train"] * len(files)
-    firsts = [PurePosixPath(file.replace("\\", "/")).parts[:-1][:1] for file in files]
-    folders = {part[0] for part in firsts if part}
-    if folders and all(firsts) and all(split_of(folder) for folder in folders):
-        return [split_of(part[0]) or "train" for part in firsts]
+    folders = [PurePosixPath(file.replace("\\", "/")).parts[:-1] for file in files]
+    while len(shared := {parts[:1] for parts in folders}) == 1 and (first := shared.pop()) and not split_of(first[0]):
+        folders = [parts[1:] for parts in folders]
+    named = {parts[:1]: split_of(parts[0]) if parts else None for parts in folders}
+    if None not in named.values():
+        return [named[parts[:1]] or "train" for parts in folders]
+    # A single one may be a class (photographs of trains), but train and test side by side are splits, and the images
+    # beside them would turn test into training data.
+    if len(set(named.values()) - {None}) > 1:
+        odd = next(file for file, parts in zip(files, folders, strict=True) if named[parts[:1]] is None)
+        raise ValueError(
+            f"{table}: {odd!r} is in no split's folder, but other images are; add a column 'split', or move the image."
+        )
     return ["train"] * len(files)
 
 

@@ -253,6 +253,36 @@ def test_splits_of_an_image_folder_are_sub_folders_paths_or_a_column(tmp_path, l
     assert loaded["test"]["image_id"][0] == "17"
 
 
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("images/train/x.png", "images/val/x.png"), {"train": 1, "validation": 1}),
+        (("train/x.png", "bus/x.png"), {"train": 2}),
+        (("bus/x.png", "x.png"), {"train": 2}),
+    ],
+)
+def test_folders_of_splits_may_lie_in_one_folder_and_classes_are_no_splits(names, splits, tmp_path, load, write_image):
+    for name in names:
+        write_image(tmp_path / "set" / name)
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,labels\n" + "".join(f"{name},dog\n" for name in names))
+    assert {split: len(rows) for split, rows in load(tmp_path / "set").items()} == splits
+
+
+def test_images_beside_the_folders_of_splits_are_refused(tmp_path, load, write_image):
+    names = ("train/x.png", "test/x.png", "x.png")
+    for name in names:
+        write_image(tmp_path / "set" / name)
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,labels\n" + "".join(f"{name},dog\n" for name in names))
+    with pytest.raises(ValueError, match=r"'x\.png' is in no split's folder.*add a column 'split'"):
+        load(tmp_path / "set")
+
+
+def test_two_classes_that_exclude_each_other_may_be_vectors(folder, load):
+    rows = [{"file_name": "i0", "labels": [1, 0]}, {"file_name": "i1", "labels": [0, 1]}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert named(load(folder, label_names=["dog", "cat"])["train"]) == [["dog"], ["cat"]]
+
+
 def test_unknown_cells_of_label_columns_become_unknown_labels(folder, load):
     (folder / "metadata.csv").write_text("file_name,dog,cat\ni0,1,-1\ni1,,0\n")
     loaded = load(folder, empty_cells="unknown")["train"]
