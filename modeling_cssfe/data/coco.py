@@ -153,6 +153,8 @@ def coco_labels(
         }
     except KeyError as error:
         raise ValueError(f"{where}: an image or annotation lacks the key {error.args[0]!r}; add it.") from None
+    except TypeError:  # a list or an object where an id should be
+        raise ValueError(f"{where}: the id of an image or category is neither number nor text; correct it.") from None
 
 
 def _records(
@@ -161,7 +163,9 @@ def _records(
     labels = coco_labels(data, categories, str(file), difficult)
     try:
         return [
-            ImageRecord(str(image["id"]), existing_image(folder, image["file_name"], str(file)), labels[image["id"]])
+            ImageRecord(
+                str(image["id"]), existing_image(folder, str(image["file_name"]), str(file)), labels[image["id"]]
+            )
             for image in data["images"]
         ]
     except KeyError as error:

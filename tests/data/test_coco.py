@@ -150,3 +150,31 @@ def test_a_label_that_the_caller_does_not_know_is_refused(coco):
         1,
         1,
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("images", {"id": [1], "file_name": "a.png"}),
+        ("annotations", {"image_id": 7, "category_id": [18]}),
+        ("annotations", {"image_id": {}, "category_id": 18}),
+    ],
+)
+def test_an_id_of_a_wrong_type_is_one_line(part, entry, coco):
+    content = {**TRAIN, part: [*TRAIN[part], entry]}
+    file = coco / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"instances_train2017\.json: the id of an image or category is neither"):
+        load_images(file)
+
+
+def test_a_file_name_that_is_a_number_is_looked_for(coco):
+    file = coco / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps({**TRAIN, "images": [*TRAIN["images"], {"id": 1, "file_name": 5}]}))
+    with pytest.raises(FileNotFoundError, match="names the image '5'"):
+        load_images(file)
+
+
+def test_a_folder_that_names_two_splits_does_not_stop_other_formats(coco):
+    (coco / "train_val").mkdir()
+    assert list(load_images(coco)) == ["train", "validation"]
