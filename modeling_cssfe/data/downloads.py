@@ -75,6 +75,21 @@ def download(dl_manager: "datasets.DownloadManager", urls: Sequence[str], mend: 
     raise ConnectionError(f"cannot download {urls[0]} ({reasons[0]}); {mend}")
 
 
+def check_download(file: Path, name: str, expected: str, algorithm: str, mend: str) -> None:
+    """Compare a downloaded file's digest, and remove the file from the cache if it is wrong.
+
+    Otherwise the next attempt would find it there and fail in the same way, however often it is made.
+
+    Raises:
+        ValueError: As for `check_digest`.
+    """
+    try:
+        check_digest(file, name, expected, algorithm, mend)
+    except ValueError:
+        file.unlink(missing_ok=True)
+        raise
+
+
 def open_part(
     part: Part,
     root: Path | None,
@@ -122,8 +137,8 @@ def open_part(
             )
     if verify:
         mend = "download it again, or pass verify_archives=False if it is meant to differ."
-        check_digest(file, part.archive, part.md5, "md5", mend)
+        (check_download if root is None else check_digest)(file, part.archive, part.md5, "md5", mend)
     return open_archive(file), f"{part.archive} (MD5 {part.md5})" if verify else part.archive
 
 
-__all__ = ["Part", "check_digest", "download", "file_digest", "open_part"]
+__all__ = ["Part", "check_digest", "check_download", "download", "file_digest", "open_part"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .downloads import check_digest, download, file_digest
+from .downloads import check_digest, check_download, download, file_digest
 from .labels import check_label_names
 
 
@@ -195,7 +195,7 @@ def load_lists(
                 raise FileNotFoundError(f"{folder} has no list {entry.file!r}; download {entry.url} into it.")
         if verify:
             mend = f"download it from {entry.url}, or pass verify_lists=False for lists of your own."
-            check_digest(file, entry.file, entry.sha256, "sha256", mend)
+            (check_download if folder is None else check_digest)(file, entry.file, entry.sha256, "sha256", mend)
         digests[entry.file] = entry.sha256 if verify else file_digest(file)
         try:
             text = file.read_text(encoding="utf-8")

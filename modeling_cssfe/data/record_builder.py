@@ -170,6 +170,7 @@ class RecordBuilder(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         plan = self.make_plan(dl_manager)
         plan.rows = in_order(plan.rows)
+        first: dict[str, str] = {}
         for split, rows in plan.rows.items():
             if not rows:
                 raise ValueError(f"{self.PRETTY_NAME}: split {split!r} has no image; correct the source or the sizes.")
@@ -179,6 +180,13 @@ class RecordBuilder(datasets.GeneratorBasedBuilder):
                     f"{self.PRETTY_NAME}: {len(absent)} of {len(rows)} images of split {split!r} are missing, the "
                     f"first {absent[0]!r}; add them."
                 )
+            for row in rows:
+                if row.name in first:
+                    raise ValueError(
+                        f"{self.PRETTY_NAME}: the image {row.name!r} is in split {first[row.name]!r} and again in "
+                        f"{split!r}; keep one of the two."
+                    )
+                first[row.name] = split
         self.plan = plan
         return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in plan.rows]
 

@@ -134,6 +134,12 @@ def test_an_id_that_is_there_twice_is_named(build, cxr):
         build()
 
 
+def test_an_image_of_two_splits_is_named(build, cxr):
+    write_csv(cxr / "test.csv", [*TEST, TRAIN[0]])
+    with pytest.raises(ValueError, match=r"'d000\.jpg' is in split '(train|validation)' and again in 'test'"):
+        build()
+
+
 def test_a_file_that_is_no_image_is_named(build, cxr):
     (cxr / "d101.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"'d101\.jpg' cannot be read"):

@@ -87,6 +87,18 @@ def test_a_list_without_network_says_what_to_do():
         load_lists(LT_VOC_LISTS, VOC_NAMES, None, NoDownloads())
 
 
+def test_a_downloaded_list_that_is_wrong_does_not_stay_in_the_cache(tmp_path):
+    class Truncated:
+        def download(self, url):
+            file = tmp_path / url.rsplit("/", 1)[1]
+            file.write_text("VOCdevkit/VOC2012/JPEGImages/2008_000023.jpg 14\n")
+            return str(file)
+
+    with pytest.raises(ValueError, match="has the sha256"):
+        load_lists(LT_VOC_LISTS, VOC_NAMES, None, Truncated())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lists_are_downloaded_from_their_repository(published_lists):
     asked = []
 
