@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from modeling_cssfe.commands.data import add_data_options, data_options
 from modeling_cssfe.data import load_images
 from modeling_cssfe.data.drawing import METHODS
 from modeling_cssfe.data.long_tail import ORDERS, PROFILES, UNLABELED_RULES, make_long_tailed
-from modeling_cssfe.data.preparation import PreparationParser
+from modeling_cssfe.data.preparation import PreparationParser, run_script
 
 
 def build_parser() -> PreparationParser:
@@ -26,19 +27,19 @@ def build_parser() -> PreparationParser:
     parser.add_argument("--unlabeled", choices=UNLABELED_RULES, default="rest", help="what becomes of unlabeled images")
     parser.add_argument("--method", choices=METHODS, default="auto", help="how images are chosen")
     parser.add_argument("--time_limit", type=float, default=60.0, help="seconds for each step of the exact method")
+    add_data_options(parser)
     return parser
 
 
 def run(options) -> None:
     if Path(options.output_dir).expanduser().exists():  # also checked at the end, but known now
         raise FileExistsError(f"{options.output_dir!r} exists; remove it, or name another folder.")
-    counts = None if options.counts is None else json.loads(Path(options.counts).read_text(encoding="utf-8"))
     draw = make_long_tailed(
-        load_images(options.data),
+        load_images(options.data, **data_options(options)),
         profile=options.profile,
         max_count=options.max_count,
         min_count=options.min_count,
-        counts=counts,
+        counts=None if options.counts is None else read_counts(Path(options.counts)),
         order=options.order,
         num_validation=options.num_validation,
         num_test=options.num_test,
@@ -59,23 +60,17 @@ def run(options) -> None:
     )
 
 
+def read_counts(file: Path):
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file of counts {str(file)!r}; check the path.")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f'{file} is no JSON ({error}); write {{"class name": images, ...}}.') from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; nothing was left in {options.output_dir}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if options.debug:
-            raise
-        print(f"{parser.prog}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError | TypeError | FileNotFoundError | FileExistsError) else 1
-    return 0
+    return run_script(build_parser(), run, arguments)
 
 
 if __name__ == "__main__":

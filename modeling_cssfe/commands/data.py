@@ -34,10 +34,19 @@ def register(add: AddVerb) -> None:
     add_data_options(inspect)
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `load_images`, each under its own name; `data_options` reads them."""
+def add_data_options(parser: argparse.ArgumentParser, *, labels_only: bool = False) -> None:
+    """Declare the options of `load_images`, each under its own name; `data_options` reads them.
+
+    Args:
+        parser: Gets the options.
+        labels_only: Leave out `label_names`, `revision` and `cache_dir`, which mean something else where label names
+            are all that is wanted.
+    """
     group = parser.add_argument_group("how the data are read")
-    group.add_argument("--label_names", nargs="+", metavar="NAME", help="label names in the wanted order")
+    if not labels_only:
+        group.add_argument("--label_names", nargs="+", metavar="NAME", help="label names in the wanted order")
+        group.add_argument("--revision", help="commit, tag or branch of a Hub data set")
+        group.add_argument("--cache_dir", help="where `datasets` keeps converted files (default: its own cache)")
     group.add_argument("--image_column", help="column of images or file names")
     group.add_argument("--id_column", help="column of image ids")
     group.add_argument("--labels_column", help="column of label lists, or of names between delimiters")
@@ -59,13 +68,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--image_root", help="folder of the images of COCO or YOLO data, or of lt_voc's or lt_coco's downloads"
     )
     group.add_argument("--config_name", help="configuration of a Hub data set")
-    group.add_argument("--revision", help="commit, tag or branch of a Hub data set")
-    group.add_argument("--cache_dir", help="where `datasets` keeps converted files (default: its own cache)")
 
 
-def data_options(options: argparse.Namespace) -> dict[str, Any]:
+def data_options(options: argparse.Namespace, *, labels_only: bool = False) -> dict[str, Any]:
     """Return the keyword arguments for `load_images` that `add_data_options` declared."""
-    return {name: getattr(options, name) for name in _DATA_OPTIONS}
+    other = ("label_names", "revision", "cache_dir") if labels_only else ()
+    return {name: getattr(options, name) for name in _DATA_OPTIONS if name not in other}
 
 
 def _inspect(options: argparse.Namespace) -> None:

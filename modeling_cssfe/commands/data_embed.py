@@ -4,6 +4,7 @@
 import argparse
 
 from ._verbs import AddVerb
+from .data import add_data_options, data_options
 
 
 def register(add: AddVerb) -> None:
@@ -37,6 +38,7 @@ def register(add: AddVerb) -> None:
     )
     embed.add_argument("--no_cache", action="store_true", help="neither read nor write that cache")
     embed.add_argument("--output", required=True, metavar="FILE.safetensors", help="file to write")
+    add_data_options(embed, labels_only=True)
 
 
 def _embed(options: argparse.Namespace) -> None:
@@ -48,7 +50,9 @@ def _embed(options: argparse.Namespace) -> None:
     else:
         from ..data import label_names_of, load_images
 
-        label_names = label_names_of(next(iter(load_images(options.data).values())))
+        label_names = label_names_of(
+            next(iter(load_images(options.data, **data_options(options, labels_only=True)).values()))
+        )
     template = load_templates(options.templates_file) if options.templates_file else options.template
     embeddings, provenance = resolve_label_embeddings(
         options.source,

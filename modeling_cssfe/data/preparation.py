@@ -69,13 +69,12 @@ def prepare_parquet(builder: "RecordBuilder", output_dir: str | os.PathLike) -> 
         shutil.rmtree(growing, ignore_errors=True)
 
 
-class PreparationParser(argparse.ArgumentParser):
-    """Arguments of a preparation script: those of all are there, and a wrong one is reported in one line."""
+class ScriptParser(argparse.ArgumentParser):
+    """Arguments of a script that fills a folder: those of all are there, and a wrong one is reported in one line."""
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         self.add_argument("--output_dir", required=True, metavar="DIR", help="folder to make")
-        self.add_argument("--seed", type=int, default=0, help="of the drawing of splits")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str):
@@ -83,12 +82,32 @@ class PreparationParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+class PreparationParser(ScriptParser):
+    """Arguments of a script that draws splits."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description)
+        self.add_argument("--seed", type=int, default=0, help="of the drawing of splits")
+
+
 def run_preparation(
     parser: PreparationParser,
     make_builder: Callable[[argparse.Namespace], "RecordBuilder"],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse, build and prepare.
+    """Parse, build and prepare; see `run_script` for the exit code."""
+
+    def prepare(options: argparse.Namespace) -> None:
+        images = prepare_parquet(make_builder(options), options.output_dir)
+        print(f"{options.output_dir}: " + ", ".join(f"{count} {split}" for split, count in images.items()) + " images")
+
+    return run_script(parser, prepare, arguments)
+
+
+def run_script(
+    parser: ScriptParser, work: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None = None
+) -> int:
+    """Parse the arguments and do the work, which leaves nothing in `output_dir` if it fails.
 
     Returns:
         The exit code: 0; 1 if something failed; 2 if the arguments or the data are wrong. Errors are one line.
@@ -98,7 +117,7 @@ def run_preparation(
     except SystemExit as leave:
         return int(leave.code or 0)
     try:
-        images = prepare_parquet(make_builder(options), options.output_dir)
+        work(options)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing was left in {options.output_dir}", file=sys.stderr)
         return 1
@@ -108,8 +127,7 @@ def run_preparation(
         print(f"{parser.prog}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         wrong_input = ValueError | TypeError | FileNotFoundError | FileExistsError | NotADirectoryError
         return 2 if isinstance(error, wrong_input) else 1
-    print(f"{options.output_dir}: " + ", ".join(f"{count} {split}" for split, count in images.items()) + " images")
     return 0
 
 
-__all__ = ["PreparationParser", "prepare_parquet", "run_preparation"]
+__all__ = ["PreparationParser", "ScriptParser", "prepare_parquet", "run_preparation", "run_script"]

@@ -404,6 +404,33 @@ def test_the_script_draws_prints_and_writes(script, source, tmp_path, capsys):
     assert {row["train"] for row in json.loads((tmp_path / "even" / "report.json").read_text())["classes"]} == {9}
 
 
+def test_the_script_reads_tables_as_its_options_say(script, tmp_path, write_image, capsys):
+    rows = ["dog,", "dog,1", "cat,0", "cat,1"]
+    for index in range(4):
+        write_image(tmp_path / "set" / f"{index}.png")
+    cells = "".join(f"{index}.png,{row}\n" for index, row in enumerate(rows))
+    (tmp_path / "set" / "metadata.csv").write_text(f"file_name,kind,other\n{cells}")
+    arguments = ["--data", str(tmp_path / "set"), "--max_count", "1", "--output_dir", str(tmp_path / "lt")]
+    assert script.main(arguments) == 2
+    assert "labels_column" in capsys.readouterr().err
+    assert script.main([*arguments, "--labels_column", "kind"]) == 0
+    report = json.loads((tmp_path / "lt" / "report.json").read_text())
+    assert {row["name"]: row["train"] for row in report["classes"]} == {"dog": 1, "cat": 1}
+
+
+@pytest.mark.parametrize(("text", "message"), [("{bad", "is no JSON"), (None, "there is no file of counts")])
+def test_a_broken_file_of_counts_is_named(text, message, script, source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(script, "load_images", lambda *_, **__: datasets.DatasetDict(train=source))
+    file = tmp_path / "counts.json"
+    if text is not None:
+        file.write_text(text)
+    assert script.main(["--data", "x", "--counts", str(file), "--output_dir", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "counts.json" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -429,7 +456,7 @@ def test_a_failure_of_the_script_is_one_line_with_code_1_and_leaves_nothing(
     def fail(*_):
         raise failure
 
-    monkeypatch.setattr(script, "load_images", lambda _: datasets.DatasetDict(train=source))
+    monkeypatch.setattr(script, "load_images", lambda *_, **__: datasets.DatasetDict(train=source))
     monkeypatch.setattr("modeling_cssfe.data.long_tail_folder._card", fail)
     assert script.main(["--data", "x", "--max_count", "20", "--output_dir", str(tmp_path / "new")]) == 1
     error = capsys.readouterr().err

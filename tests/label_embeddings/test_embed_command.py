@@ -41,6 +41,16 @@ def test_the_names_may_be_those_of_a_data_set(tmp_path):
     assert load_label_embeddings(path, ["dog", "cat"])[0].shape == (2, 512)
 
 
+def test_the_data_set_is_read_as_the_options_say(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,dog,cat\na.png,1,\n")
+    path = tmp_path / "e.safetensors"
+    line = ["--data", tmp_path, "--source", "random", "--output", path]
+    assert embed(*line) == 2
+    assert embed(*line, "--empty_cells", "unknown") == 0
+    assert load_label_embeddings(path, ["dog", "cat"])[0].shape == (2, 512)
+
+
 def test_templates_come_from_the_line_or_a_file(tiny_clip, tmp_path):
     path = tmp_path / "e.safetensors"
     line = ["--label_names", *NAMES, "--source", tiny_clip, "--output", path]
