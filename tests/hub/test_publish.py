@@ -82,7 +82,15 @@ def test_the_card_names_the_repository_and_carries_the_results(hub, unchecked, r
     assert card.data.pipeline_tag == "image-classification"
 
 
-def test_a_space_is_one_repository_with_page_package_and_model(hub, unchecked, tiny_run, capsys):
+def test_a_space_without_its_page_is_refused(hub, unchecked, tiny_run, capsys, monkeypatch):
+    monkeypatch.setattr(publish, "_has_page", lambda: False)
+    assert main(["push", str(tiny_run), "page", "--space"]) == 2
+    assert "does not have yet" in only_line(capsys.readouterr().err)
+    assert hub.state() == {}
+
+
+def test_a_space_is_one_repository_with_page_package_and_model(hub, unchecked, tiny_run, capsys, monkeypatch):
+    monkeypatch.setattr(publish, "_has_page", lambda: True)
     HfApi().create_repo(f"{USER}/page", repo_type="space", space_sdk="gradio", private=True)
     HfApi().upload_file(
         repo_id=f"{USER}/page", repo_type="space", path_in_repo="modeling_cssfe/gone.py", path_or_fileobj=b"# older"
@@ -301,7 +309,6 @@ def test_a_push_of_somebody_else_in_between_is_not_overwritten(hub, tiny_run, mo
         (["{run}", "nobody/model"], 1, "may not write to 'nobody/model'"),
         (["{run}", "a/b/c"], 2, "a/b/c"),
         (["{new}", "model"], 2, "holds no model"),
-        (["{run}", "model", "--space", "--endpoint"], 2, "not both"),
         (["{run}", "model", "--max_shard_size", "much"], 2, "much"),
         (["{run}", "model", "--private", "--public"], 2, "not allowed with"),
         (["{run}", "model", "--dataset", "{new}"], 2, "there is no"),
@@ -315,6 +322,12 @@ def test_a_mistake_is_one_line_and_nothing_is_sent(
     assert main(["push", *(argument.format(**places) for argument in arguments)]) == code
     assert message in only_line(capsys.readouterr().err)
     assert hub.state() == {}
+
+
+def test_a_space_is_no_endpoint(hub, unchecked, tiny_run, monkeypatch, capsys):
+    monkeypatch.setattr(publish, "_has_page", lambda: True)
+    assert main(["push", str(tiny_run), "model", "--space", "--endpoint"]) == 2
+    assert "not both" in only_line(capsys.readouterr().err)
 
 
 def test_without_a_token_nothing_is_tried(hub, unchecked, tiny_run, monkeypatch, capsys):
