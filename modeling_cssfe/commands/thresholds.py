@@ -37,8 +37,9 @@ def register(add: AddVerb) -> None:
 def _thresholds(options: argparse.Namespace) -> None:
     from ..configuration_cssfe import CSSFEConfig
     from ..evaluation.calibration import fit_calibration
+    from ..evaluation.held_out import held_out_f1
     from ..evaluation.scoring import score_model
-    from ..evaluation.thresholds import check_threshold_options, choose_thresholds, held_out_f1
+    from ..evaluation.thresholds import check_threshold_options, choose_thresholds
     from ..training.report import show
     from ..training.run_folder import RunFolder
     from ..version import __version__

@@ -24,8 +24,9 @@ import numpy as np
 
 from ..configuration_cssfe import GROUPS
 from ..metrics import expected_calibration_error
+from .held_out import deal_into_folds
 from .score_table import ScoreTable
-from .thresholds import FEW_POSITIVES, deal_into_folds, logit_of
+from .thresholds import FEW_POSITIVES, logit_of
 
 
 # Labels that the scores separate without a mistake ask for a temperature of 0; scores that say nothing, for infinity.
@@ -99,18 +100,6 @@ def fit_calibration(table: ScoreTable, *, bias: bool = True, num_folds: int = 5,
     return Calibration(
         _fit_groups(table, bias), calibration_errors(table, table.scores), calibration_errors(table, held_out)
     )
-
-
-def fit_temperatures(table: ScoreTable) -> dict[str, float]:
-    """Fit the temperature of each group, without a bias; see `fit_calibration`.
-
-    Args:
-        table: Scores and labels of validation images.
-
-    Returns:
-        Group -> temperature, for each group that has classes.
-    """
-    return {name: group.temperature for name, group in _fit_groups(table, bias=False).items()}
 
 
 def apply_calibration(
@@ -215,5 +204,4 @@ __all__ = [
     "apply_calibration",
     "calibration_errors",
     "fit_calibration",
-    "fit_temperatures",
 ]

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..metrics.inputs import check_choice
 from .bootstrap import DEFAULT_RESAMPLES, block_sizes, check_resampling, percentile_interval, weight_blocks
-from .score_table import ScoreTable
+from .score_table import ScoreTable, name_some
 from .weighted import MAP_FIGURES, WeightedFigures
 
 
@@ -101,6 +101,8 @@ class Comparison:
             said += f"{'above' if entry.difference > 0 else 'below'} {self.b}"
         ends = f"{100 * entry.low:+.2f} to {100 * entry.high:+.2f}"
         verdict = "the difference is real" if entry.p_permutation < level else "the difference may well be chance"
+        if 1 / (self.resamples + 1) >= level:  # the smallest p-value there is
+            verdict = f"{self.resamples} permutations are too few to call a difference real"
         return (
             f"{name}: {said} ({100 * self.confidence:g} % interval of the difference {ends}, paired permutation test p "
             f"= {entry.p_permutation:.4f}, paired bootstrap p = {entry.p_bootstrap:.4f}, {self.num_images} images): "
@@ -186,8 +188,8 @@ def align_tables(a: ScoreTable, b: ScoreTable) -> ScoreTable:
         only = [sorted(set(x) - set(y)) for x, y in ((ours, theirs), (theirs, ours))]
         if only[0] or only[1]:
             raise ValueError(
-                f"{a.name} and {b.name} were judged on different {what}: only the first has {_some(only[0])}, only the "
-                f"second has {_some(only[1])}; judge both on the same data."
+                f"{a.name} and {b.name} were judged on different {what}: only the first has {name_some(only[0])}, only "
+                f"the second has {name_some(only[1])}; judge both on the same data."
             )
     rows, columns = _places(b.image_ids, a.image_ids), _places(b.label_names, a.label_names)
     aligned = replace(
@@ -269,10 +271,6 @@ def _places(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
 
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _some(values: Sequence[str]) -> str:
-    return (", ".join(map(repr, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")) or "none"
 
 
 __all__ = ["Comparison", "Difference", "align_tables", "compare"]

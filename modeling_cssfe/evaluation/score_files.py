@@ -17,9 +17,9 @@ carry counts, bounds and thresholds; a CSV file does not.
 import csv
 import json
 import os
+import re
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,8 @@ import numpy as np
 
 from ..data import label_matrix, label_names_of
 from ..metrics.inputs import check_choice
-from .score_table import ScoreTable
+from .class_counts import align_class_counts, require_distinct, require_file
+from .score_table import ScoreTable, name_some
 from .splits import JudgedSplit
 
 
@@ -40,6 +41,7 @@ ID_COLUMN = "image_id"
 _SCORE, _LABEL = "score:", "label:"
 # Key of the schema's metadata in Parquet files.
 _METADATA = b"cssfe"
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 @dataclass
@@ -55,8 +57,8 @@ class _Content:
 
 
 def is_score_file(path: str | os.PathLike) -> bool:
-    """Whether the path is an existing file with one of `SCORE_SUFFIXES`."""
-    return Path(path).suffix.lower() in SCORE_SUFFIXES and Path(path).is_file()
+    """Whether the name ends as that of a score file does, be there such a file or not."""
+    return Path(path).suffix.lower() in SCORE_SUFFIXES
 
 
 def read_scores(
@@ -76,8 +78,7 @@ def read_scores(
         labels: Where the labels are: a second file, a data set of `load_images`, or what `load_split` gave. None: in
             the same file.
         class_counts: Training images of each class: a sequence in the file's order of classes, a mapping by name, or a
-            file of `read_class_counts`. By default the file's own, else those of the labels' training
-            split.
+            file of `read_class_counts`. By default the file's own, else those of the labels' training split.
         head_min: Smallest count of a head class; by default the file's own, else 100.
         tail_max: Counts below it are tail; by default the file's own, else 20.
         thresholds: One a class in the file's order; by default the file's own.
@@ -161,7 +162,12 @@ def write_scores(table: ScoreTable, path: str | os.PathLike) -> None:
         }
         if table.thresholds is not None:
             arrays["thresholds"] = np.array(table.thresholds, dtype=np.float64)
-        write_whole(path, lambda file: np.savez(file, **arrays))
+
+        def save(file: Path) -> None:
+            with open(file, "wb") as stream:  # by its name, savez would add a second ending to "scores.NPZ"
+                np.savez(stream, **arrays)
+
+        write_whole(path, save)
         return
     import pyarrow
     import pyarrow.csv
@@ -187,69 +193,6 @@ def write_scores(table: ScoreTable, path: str | os.PathLike) -> None:
     write_whole(path, lambda file: pyarrow.parquet.write_table(arrow, file))
 
 
-def read_class_counts(path: str | os.PathLike) -> dict[str, int]:
-    """Read the number of training images of each class.
-
-    Args:
-        path: JSON, `{"person": 775, ...}` or an object with that under `class_counts` (as `results.json` has it); or
-            CSV with the columns `label` and `count`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It has another layout, a count is no whole number >= 0, or a class stands there twice.
-    """
-    path = Path(path)
-    _require_file(path)
-    if path.suffix.lower() == ".json":
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON: {error}.") from error
-        content = content.get("class_counts", content) if isinstance(content, dict) else content
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must map class names to counts, as in {{'person': 775}}.")
-        pairs = list(content.items())
-    else:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"label", "count"} <= set(rows.fieldnames or ()):
-                raise ValueError(f"{path} has the columns {rows.fieldnames}; it needs 'label' and 'count'.")
-            pairs = [(row["label"], row["count"]) for row in rows]
-    _require_distinct([key for key, _ in pairs], "class", str(path))
-    counts = {}
-    for key, value in pairs:
-        text = str(value).strip()
-        if isinstance(value, bool) or not text.isascii() or not text.isdigit():
-            raise ValueError(f"{path}: the count of {key!r} is {value!r}; give a whole number >= 0.")
-        counts[key] = int(text)
-    return counts
-
-
-def align_class_counts(
-    counts: Sequence[int] | Mapping[str, int] | str | os.PathLike, names: Sequence[str]
-) -> list[int]:
-    """Counts in the order of `names`.
-
-    Args:
-        counts: A sequence in that order already, a mapping by name, or a file of `read_class_counts`. A mapping may
-            name further classes.
-        names: Class names.
-
-    Raises:
-        ValueError: A sequence of another length, or a mapping that lacks a class.
-    """
-    if isinstance(counts, (str, os.PathLike)):
-        counts = read_class_counts(counts)
-    if isinstance(counts, Mapping):
-        missing = [name for name in names if name not in counts]
-        if missing:
-            raise ValueError(f"class_counts lacks {_some(missing)}; give the training images of every class.")
-        return [int(counts[name]) for name in names]
-    if len(counts) != len(names):
-        raise ValueError(f"class_counts has {len(counts)} entries for {len(names)} classes: give one each.")
-    return [int(count) for count in counts]
-
-
 def _read_labels(labels: Any) -> _Content:
     if isinstance(labels, (str, os.PathLike)):
         content = _read(labels)
@@ -264,7 +207,7 @@ def _read_labels(labels: Any) -> _Content:
             extras["class_counts"] = labels.class_counts
         labels = labels.dataset
     ids = [str(image) for image in labels["image_id"]]
-    _require_distinct(ids, "image id", "the data set")
+    require_distinct(ids, "image id", "the data set")
     matrix = label_matrix(labels)
     columns = {name: matrix[:, i] for i, name in enumerate(label_names_of(labels))}
     return _Content("the data set", ids, labels=columns, extras=extras)
@@ -273,16 +216,18 @@ def _read_labels(labels: Any) -> _Content:
 def _read(path: str | os.PathLike) -> _Content:
     path = Path(path)
     suffix = _suffix(path)
-    _require_file(path)
+    require_file(path)
     content = _read_npz(path) if suffix == ".npz" else _read_columns(path, suffix)
     if not content.image_ids:
         raise ValueError(f"{path} holds no images; give a row for each.")
-    _require_distinct(content.image_ids, "image id", content.where)
+    require_distinct(content.image_ids, "image id", content.where)
     return content
 
 
 def _read_npz(path: Path) -> _Content:
     where = str(path)
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle and advise to load that
+        raise ValueError(f"{where} is no npz file; write it with numpy.savez.")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -294,8 +239,8 @@ def _read_npz(path: Path) -> _Content:
             raise ValueError(
                 f"{where} needs the one-dimensional array {key!r}; it holds {', '.join(arrays) or 'none'}."
             )
-    ids, names = [str(key) for key in arrays["image_ids"]], [str(key) for key in arrays["label_names"]]
-    _require_distinct(names, "label name", where)
+    ids, names = _texts(arrays["image_ids"], where), _texts(arrays["label_names"], where)
+    require_distinct(names, "label name", where)
     content = _Content(where, ids)
     for key in ("scores", "labels"):
         if key not in arrays:
@@ -314,8 +259,22 @@ def _read_npz(path: Path) -> _Content:
                     f"{where}: {key} has shape {arrays[key].shape} for {len(names)} classes: give one number each."
                 )
             content.extras[key] = dict(zip(names, arrays[key].tolist(), strict=True))
-    content.extras.update({key: int(arrays[key]) for key in ("head_min", "tail_max") if key in arrays})
+    for key in ("head_min", "tail_max"):
+        if key in arrays:
+            if arrays[key].shape != () or arrays[key].dtype.kind not in "iu":
+                raise ValueError(f"{where}: {key} is {arrays[key].tolist()!r}; give one whole number.")
+            content.extras[key] = int(arrays[key])
     return content
+
+
+def _texts(array: np.ndarray, where: str) -> list[str]:
+    """Ids or names as text, from an array of text, of bytes in UTF-8 or of numbers."""
+    if array.dtype.kind != "S":
+        return [str(value) for value in array]
+    try:
+        return np.char.decode(array, "utf-8").tolist()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: ids or names are bytes that are no UTF-8; save them as text.") from error
 
 
 def _read_columns(path: Path, suffix: str) -> _Content:
@@ -337,6 +296,8 @@ def _read_columns(path: Path, suffix: str) -> _Content:
             )
         else:
             table = pyarrow.parquet.ParquetFile(path).read()
+            # What pandas adds for the row numbers of a frame that was shuffled or filtered.
+            table = table.drop_columns([key for key in table.column_names if _PANDAS_INDEX.fullmatch(key)])
             _require_header(table.column_names, where)
             extras = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
         ids = table[ID_COLUMN].cast(pyarrow.string()).to_pylist()
@@ -366,23 +327,12 @@ def _read_columns(path: Path, suffix: str) -> _Content:
 
 def _require_header(header: Sequence[str], where: str) -> None:
     if ID_COLUMN not in header:
-        raise ValueError(f"{where} has no column {ID_COLUMN!r}; its columns are {_some(header)}.")
-    _require_distinct(header, "column", where)
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {os.fspath(path)!r}.")
+        raise ValueError(f"{where} has no column {ID_COLUMN!r}; its columns are {name_some(header)}.")
+    require_distinct(header, "column", where)
 
 
 def _suffix(path: Path) -> str:
     return check_choice("kind of score file", path.suffix.lower(), SCORE_SUFFIXES)
-
-
-def _require_distinct(keys: Iterable[str], what: str, where: str) -> None:
-    repeated = [key for key, number in Counter(keys).items() if number > 1]
-    if repeated:
-        raise ValueError(f"{where}: the {what} {repeated[0]!r} occurs twice; keep one of the two.")
 
 
 def _require_same(first: Sequence[str], second: Sequence[str], what: str, where: str, other: str) -> None:
@@ -390,7 +340,8 @@ def _require_same(first: Sequence[str], second: Sequence[str], what: str, where:
     if only_first or only_second:
         raise ValueError(
             f"scores and labels have different {what} ({len(second)} and {len(first)}): only the scores ({other}) have "
-            f"{_some(only_second)}, only the labels ({where}) have {_some(only_first)}; give the same {what} in both."
+            f"{name_some(only_second)}, only the labels ({where}) have {name_some(only_first)}; give the same {what} "
+            "in both."
         )
 
 
@@ -403,17 +354,10 @@ def _require_no_nan(scores: np.ndarray, image_ids: Sequence[str], names: Sequenc
         )
 
 
-def _some(values: Sequence[str]) -> str:
-    listed = ", ".join(map(repr, values[:5]))
-    return (listed + (f" and {len(values) - 5} more" if len(values) > 5 else "")) or "none"
-
-
 __all__ = [
     "ID_COLUMN",
     "SCORE_SUFFIXES",
-    "align_class_counts",
     "is_score_file",
-    "read_class_counts",
     "read_scores",
     "write_scores",
 ]

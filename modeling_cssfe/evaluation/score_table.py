@@ -105,4 +105,10 @@ class ScoreTable:
         )
 
 
-__all__ = ["ScoreTable"]
+def name_some(values: Sequence[str]) -> str:
+    """The first five names, and how many more there are, for a message."""
+    listed = ", ".join(map(repr, values[:5]))
+    return (listed + (f" and {len(values) - 5} more" if len(values) > 5 else "")) or "none"
+
+
+__all__ = ["ScoreTable", "name_some"]

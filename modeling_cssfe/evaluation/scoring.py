@@ -9,7 +9,7 @@ from ..data import EvaluationTransform, build_data_loader, label_matrix, label_n
 from ..metrics.inputs import check_choice
 from ..training.environment import build_accelerator
 from ..training.evaluation import align_labels, compute_logits, load_image_classifier
-from .score_files import align_class_counts
+from .class_counts import align_class_counts
 from .score_table import ScoreTable
 from .splits import JudgedSplit, load_split
 
@@ -113,4 +113,4 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-__all__ = ["ACTIVATIONS", "JudgedSplit", "load_split", "score_model"]
+__all__ = ["ACTIVATIONS", "score_model"]

@@ -117,10 +117,17 @@ def align_labels(labels: np.ndarray, names: Sequence[str], wanted: Sequence[str]
         missing = sorted(set(wanted) - set(names))
         unknown = sorted(set(names) - set(wanted))
         raise ValueError(
-            f"the data's classes are not the model's: it lacks {missing or 'none'} and has {unknown or 'none'} "
-            "besides; evaluate on data with the model's label names."
+            f"the data's classes are not the model's: it lacks {_some(missing)} and has {_some(unknown)} besides; "
+            "evaluate on data with the model's label names."
         )
     return labels[:, [list(names).index(name) for name in wanted]]
+
+
+def _some(names: Sequence[str]) -> str:
+    """A foreign model may have thousands of classes."""
+    if len(names) > 5:
+        return f"{len(names)} classes ({', '.join(map(repr, names[:5]))}, ...)"
+    return str(names) if names else "none"
 
 
 def evaluate_model(
@@ -147,7 +154,8 @@ def evaluate_model(
     Raises:
         ValueError: No such split, classes that are not the model's, or no training counts.
     """
-    from ..evaluation.scoring import load_split, score_model  # which needs this module
+    from ..evaluation.scoring import score_model  # which needs this module
+    from ..evaluation.splits import load_split
 
     judged = load_split(data, split)
     table = score_model(path, judged, batch_size=batch_size, num_workers=num_workers, mixed_precision=mixed_precision)

@@ -50,6 +50,12 @@ def test_a_planted_difference_is_found_and_has_the_right_sign():
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize(("resamples", "verdict"), [(18, "18 permutations are too few"), (20, "difference is real")])
+def test_too_few_permutations_are_no_proof_of_chance(resamples, verdict):
+    weak, strong = make_table(300, seed=1, skill=0.8), make_table(300, seed=2, skill=2.5)
+    assert verdict in compare(strong, weak, resamples=resamples).sentence()
+
+
 def test_the_interval_is_that_of_a_slow_loop_over_paired_resamples():
     a, b = make_table(60, seed=1), make_table(60, seed=2, skill=1.5)
     result = compare(a, b, resamples=60, seed=9)

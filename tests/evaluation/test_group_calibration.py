@@ -12,10 +12,9 @@ from modeling_cssfe.evaluation.calibration import (
     apply_calibration,
     calibration_errors,
     fit_calibration,
-    fit_temperatures,
 )
+from modeling_cssfe.evaluation.held_out import deal_into_folds
 from modeling_cssfe.evaluation.score_table import ScoreTable
-from modeling_cssfe.evaluation.thresholds import deal_into_folds
 
 
 HEAD, MEDIUM, TAIL = 500, 50, 5
@@ -63,9 +62,9 @@ def test_temperature_and_bias_are_those_of_logistic_regression():
 
 def test_temperature_alone_is_that_of_torchs_lbfgs():
     table = planted_table(500, {"head": (2.0, 0.5), "medium": (0.5, 0.0), "tail": (1.0, 1.0)})
-    found = fit_temperatures(table)
+    found = fit_calibration(table, bias=False).groups
     assert list(found) == ["head", "medium", "tail"]
-    for group, temperature in found.items():
+    for group, entry in found.items():
         logits, labels = map(torch.tensor, group_data(table, group))
         parameter = torch.zeros((), dtype=torch.float64, requires_grad=True)  # the logarithm of the temperature
         optimizer = torch.optim.LBFGS([parameter], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15)
@@ -77,7 +76,8 @@ def test_temperature_alone_is_that_of_torchs_lbfgs():
             return loss
 
         optimizer.step(closure)
-        assert temperature == pytest.approx(parameter.exp().item(), rel=1e-5)
+        assert entry.temperature == pytest.approx(parameter.exp().item(), rel=1e-5)
+        assert entry.bias == 0
 
 
 def test_planted_miscalibration_is_recovered_and_the_error_vanishes():
@@ -129,7 +129,7 @@ def test_a_group_of_one_kind_of_label_is_left_as_it_is_and_named(label, word):
     medium = fit_calibration(table).groups["medium"]
     assert (medium.temperature, medium.bias) == (1.0, 0.0)
     assert medium.remark == f"no {word} to calibrate by: left as it is"
-    assert fit_temperatures(table)["medium"] == 1.0
+    assert fit_calibration(table, bias=False).groups["medium"].temperature == 1.0
 
 
 def test_separable_labels_end_at_the_bound_and_are_named():

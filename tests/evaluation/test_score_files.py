@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from score_cases import COUNTS, NAMES, make_table
 
-from modeling_cssfe.evaluation.score_files import SCORE_SUFFIXES, read_class_counts, read_scores, write_scores
+from modeling_cssfe.evaluation.class_counts import align_class_counts, read_class_counts
+from modeling_cssfe.evaluation.score_files import SCORE_SUFFIXES, read_scores, write_scores
 
 
 def assert_same_table(one, other, but=("name",)):
@@ -197,6 +198,61 @@ def test_arrays_that_do_not_fit_are_refused(change, message, tmp_path):
         read_scores(path)
 
 
+@pytest.mark.parametrize("name", ["UPPER.NPZ", "UPPER.CSV", "Mixed.Parquet"])
+def test_the_ending_may_be_written_in_capitals(name, tmp_path):
+    write_scores(make_table(), tmp_path / name)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    np.testing.assert_array_equal(read_scores(tmp_path / name, class_counts=COUNTS).scores, make_table().scores)
+
+
+def test_the_row_numbers_of_a_shuffled_pandas_frame_are_no_class(small, tmp_path):
+    import pandas
+
+    scores, labels = small
+    frame = pandas.read_csv(scores, dtype={"image_id": str}).sample(frac=1, random_state=0)
+    frame.to_parquet(tmp_path / "scores.parquet")
+    table = read_scores(tmp_path / "scores.parquet", labels, class_counts=[1, 2])
+    assert_same_table(table, read_scores(scores, labels, class_counts=[1, 2]))
+
+
+def test_ids_and_names_of_an_npz_file_may_be_bytes(tmp_path):
+    ids, names = np.array([b"a", b"b", b"007"]), np.array(["kühe".encode(), b"dog"])
+    np.savez(tmp_path / "s.npz", image_ids=ids, label_names=names, scores=np.eye(3, 2), labels=np.eye(3, 2))
+    table = read_scores(tmp_path / "s.npz", class_counts=[1, 2])
+    assert (table.image_ids, table.label_names) == (("a", "b", "007"), ("kühe", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_counts": np.array([1.5, 2])}, "the class count of 'cow' is 1.5; give a whole number"),
+        ({"class_counts": np.array(["1", "2"])}, "the class count of 'cow' is '1'"),
+        ({"class_counts": np.array([np.nan, 2])}, "the class count of 'cow' is nan"),
+        ({"head_min": np.array([1, 2])}, r"head_min is \[1, 2\]; give one whole number"),
+        ({"tail_max": np.array(2.5)}, "tail_max is 2.5; give one whole number"),
+        ({"image_ids": np.array([b"\xff"])}, "bytes that are no UTF-8"),
+    ],
+)
+def test_what_stands_beside_the_scores_is_checked_and_not_rounded(changes, message, tmp_path):
+    arrays = {"image_ids": ["a"], "label_names": ["cow", "dog"], "scores": np.ones((1, 2)), "labels": np.ones((1, 2))}
+    np.savez(tmp_path / "s.npz", **{"class_counts": np.array([1, 2]), **arrays, **changes})
+    with pytest.raises(ValueError, match=message):
+        read_scores(tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize("counts", [[1.5, 2], {"cow": 1.5, "dog": 2}, [-1, 2]])
+def test_counts_that_are_no_whole_numbers_are_refused(counts):
+    with pytest.raises(ValueError, match="give a whole number >= 0"):
+        align_class_counts(counts, ["cow", "dog"])
+
+
+def test_a_file_that_is_no_archive_is_refused_without_the_advice_to_unpickle_it(tmp_path):
+    (tmp_path / "s.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="is no npz file") as caught:
+        read_scores(tmp_path / "s.npz")
+    assert "pickle" not in str(caught.value)
+
+
 def test_a_file_that_is_something_else_is_refused(tmp_path):
     for suffix in SCORE_SUFFIXES:
         path = tmp_path / f"noise{suffix}"
@@ -248,7 +304,7 @@ def test_an_older_file_stays_whole_when_writing_fails(tmp_path, monkeypatch):
     write_scores(table, path)
 
     def fail(file, **arrays):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", fail)

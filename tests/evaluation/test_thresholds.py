@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score as sklearn_f1
 
+from modeling_cssfe.evaluation.held_out import deal_into_folds, held_out_f1
 from modeling_cssfe.evaluation.score_table import ScoreTable
-from modeling_cssfe.evaluation.thresholds import OBJECTIVES, choose_thresholds, deal_into_folds, held_out_f1
+from modeling_cssfe.evaluation.thresholds import OBJECTIVES, choose_thresholds
 
 
 HEAD, MEDIUM, TAIL = 500, 50, 5
