@@ -55,13 +55,19 @@ def register(add: AddVerb) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from ..evaluation.bootstrap import check_resampling
     from ..evaluation.figure_tables import FORMATS
-    from ..evaluation.score_files import SCORE_SUFFIXES
+    from ..evaluation.score_files import SCORE_SUFFIXES, is_score_file
+    from ..metrics.average_precision import AVERAGE_PRECISION_METHODS
     from ..metrics.inputs import check_choice
 
     # Before anything is scored, which may take hours.
     check_choice("format", options.format, FORMATS)
+    check_choice("average_precision_method", options.average_precision_method, AVERAGE_PRECISION_METHODS)
     if options.bootstrap:
         check_resampling(options.bootstrap, options.confidence)
+    if options.seed < 0:
+        raise ValueError(f"seed is {options.seed}; give a whole number >= 0.")
+    if options.report:
+        _check_report(options)
     if options.save_scores:
         check_choice("kind of score file", Path(options.save_scores).suffix.lower(), SCORE_SUFFIXES)
     models = list(dict.fromkeys(options.models))
@@ -72,19 +78,32 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.against in models:
         raise ValueError(f"{options.against!r} is compared with itself; give --against another model.")
     subjects = [*models, options.against] if options.against else models
-    if options.data is None and not any(Path(subject).suffix.lower() in SCORE_SUFFIXES for subject in subjects):
+    if options.data is None and not any(map(is_score_file, subjects)):
         _tabulate_runs([options.against, *models] if options.against else models, options)
     else:
         _judge(subjects, models, options)
+
+
+def _check_report(options: argparse.Namespace) -> None:
+    """Refuse a report that would show other figures than the table."""
+    if options.top_k is not None or options.average_precision_method != "area":
+        raise ValueError(
+            "--report shows decisions by thresholds and the area under the curve; leave out --top_k and "
+            "--average_precision_method, or the report."
+        )
+    if Path(options.report).exists() and not Path(options.report).is_dir():
+        raise ValueError(f"--report {options.report!r} is a file; choose a folder.")
 
 
 def _tabulate_runs(folders: list[str], options: argparse.Namespace) -> None:
     """Runs by the figures in their results.json."""
     from ..evaluation.run_tables import group_runs, read_run, seeds_table
 
-    for name in ("report", "save_scores"):
-        if getattr(options, name):
+    for name in ("report", "save_scores", "split", "labels", "class_counts", "head_min", "tail_max", "top_k"):
+        if getattr(options, name) is not None:
             raise ValueError(f"--{name} needs scores, which results.json does not hold; give --data.")
+    if options.average_precision_method != "area":
+        raise ValueError("--average_precision_method needs scores, which results.json does not hold; give --data.")
     groups = group_runs([read_run(folder) for folder in folders])
     split = groups[0].runs[0].split
     data = ", ".join(sorted({str(group.runs[0].recipe.get("data")) for group in groups}))
@@ -124,7 +143,13 @@ def _judge(subjects: list[str], models: list[str], options: argparse.Namespace) 
         for model in models:
             comparisons[model] = compare(tables[model], tables[options.against], **drawn)
 
-    groups = regroup(results)
+    # The first row is what the others are marked against.
+    order = [options.against, *models] if options.against else models
+    try:
+        groups = regroup({subject: results[subject] for subject in order})
+    except ValueError as error:  # of a table that nobody may have asked for: no reason to lose the others
+        groups = []
+        print(f"cssfe evaluate: note: no table over seeds: {error}", file=sys.stderr)
     first = tables[models[0]]
     where = f"{options.data or options.labels or first.name}, " + (f"split {judged.name}, " if judged else "")
     title = f"{where}{len(first.image_ids)} images"
@@ -149,15 +174,15 @@ def _judge(subjects: list[str], models: list[str], options: argparse.Namespace) 
         ],
     )
     if options.report:
-        _write_report(tables, intervals, judged, options.report)
+        _write_report(tables, intervals, judged, options.report, title)
 
 
 def _scores_of(subject: str, judged: "JudgedSplit | None", options: argparse.Namespace) -> "ScoreTable":
-    from ..evaluation.score_files import SCORE_SUFFIXES, read_scores
+    from ..evaluation.score_files import is_score_file, read_scores
     from ..evaluation.scoring import score_model
 
     common = {"class_counts": options.class_counts, "head_min": options.head_min, "tail_max": options.tail_max}
-    if Path(subject).suffix.lower() in SCORE_SUFFIXES:
+    if is_score_file(subject):
         return read_scores(subject, judged or options.labels, **common)
     if judged is None:
         raise ValueError(f"{subject!r} is no score file; give the images it is judged on with --data.")
@@ -207,6 +232,7 @@ def _write_report(
     intervals: "dict[str, BootstrapResult]",
     judged: "JudgedSplit | None",
     folder: str,
+    data_name: str,
 ) -> None:
     from ..evaluation.score_files import is_score_file
     from ..report import write_report
@@ -226,6 +252,8 @@ def _write_report(
         dataset=None if judged is None else judged.dataset,
         model=model,
         processor=processor,
+        data_name=data_name,
+        intervals_note=next((entry.describe() for entry in intervals.values()), None),
     )
     print(written)
 

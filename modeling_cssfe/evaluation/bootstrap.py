@@ -22,7 +22,7 @@ from ..metrics.calibration import DEFAULT_BINS
 from ..metrics.inputs import check_positive_integer
 from ..metrics.threshold_metrics import DEFAULT_THRESHOLD
 from .score_table import ScoreTable
-from .weighted import MAP_FIGURES, WeightedFigures
+from .weighted import WeightedFigures
 
 
 DEFAULT_RESAMPLES = 1000
@@ -92,12 +92,21 @@ class BootstrapResult:
         }
 
     def limits(self) -> dict[str, Any]:
-        """`(low, high)` of each mAP, and of each class's average precision under `per_class`, for the report."""
+        """`(low, high)` of each figure, and of each class's average precision under `per_class`, for the report."""
         classes = self.per_class.get("average_precision", {})
         return {
-            **{name: (self.intervals[name].low, self.intervals[name].high) for name in MAP_FIGURES},
+            **{name: (entry.low, entry.high) for name, entry in self.intervals.items()},
             "per_class": {name: (entry.low, entry.high) for name, entry in classes.items()},
         }
+
+    def describe(self) -> str:
+        """How the intervals were made and what they leave out, for whoever reads them."""
+        return (
+            f"{100 * self.confidence:g} % interval of the percentile bootstrap over images, {self.resamples} "
+            f"resamples, seed {self.seed}; it does not cover other training seeds, and it promises too much where "
+            "classes have few positives: in a simulation 95 % intervals held the true mAP in 92 % of the test sets "
+            "with 200 positives a class, in 90 % with 20 and in 87 % with 5."
+        )
 
 
 def bootstrap(

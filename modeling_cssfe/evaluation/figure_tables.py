@@ -93,10 +93,7 @@ def results_table(
     notes = []
     if intervals:
         drawn = next(iter(intervals.values()))
-        notes.append(
-            f"[low, high]: {100 * drawn.confidence:g} % interval of the percentile bootstrap over images, "
-            f"{drawn.resamples} resamples, seed {drawn.seed}; it does not cover other training seeds."
-        )
+        notes.append(f"[low, high]: {drawn.describe()}")
         if drawn.lost_classes:
             lost = ", ".join(f"{name} ({times})" for name, times in drawn.lost_classes.items())
             notes.append(f"Without a positive in some resamples (how many), and left out of their means: {lost}.")
@@ -107,6 +104,11 @@ def results_table(
         notes.append(DASH)
     for comparison in comparisons.values():
         notes += [comparison.sentence(name) for name in MAP_FIGURES]
+    if comparisons:
+        notes.append(
+            f"{len(MAP_FIGURES) * len(comparisons)} tests, each on its own: of every 20 where nothing differs, one is "
+            "called real. They are about these weights; whether the methods differ takes several training seeds."
+        )
     return FigureTable(title, MAP_FIGURES, tuple(rows), tuple(notes))
 
 

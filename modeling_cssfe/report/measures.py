@@ -12,7 +12,7 @@ import numpy as np
 
 from ..configuration_cssfe import GROUPS
 from ..evaluation.score_table import ScoreTable
-from ..metrics import decide, long_tail_map
+from ..metrics import decide
 from ..metrics.average_precision import class_curve
 from ..metrics.calibration import DEFAULT_BINS, calibration_sums
 
@@ -96,16 +96,7 @@ def judge(table: ScoreTable) -> Judgement:
     with warnings.catch_warnings():
         # The page itself names the classes without positives, which is all that these warnings say.
         warnings.simplefilter("ignore", UserWarning)
-        figures = long_tail_map(
-            table.scores,
-            table.labels,
-            table.class_counts,
-            table.head_min,
-            table.tail_max,
-            label_names=table.label_names,
-            threshold=0.5 if table.thresholds is None else table.thresholds,
-            num_workers=None,
-        )
+        figures = table.figures(num_workers=None)
     curves: dict[str, list[np.ndarray]] = {group: [] for group in GROUPS}
     reliability = {group: np.zeros((3, DEFAULT_BINS)) for group in GROUPS}
     for column, group in enumerate(table.groups):

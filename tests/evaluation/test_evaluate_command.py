@@ -13,6 +13,7 @@ from modeling_cssfe.cli import main
 from modeling_cssfe.evaluation.bootstrap import bootstrap
 from modeling_cssfe.evaluation.comparison import compare
 from modeling_cssfe.evaluation.score_files import read_scores, write_scores
+from modeling_cssfe.evaluation.scoring import score_model
 
 
 MAPS = ("map_total", "map_head", "map_medium", "map_tail")
@@ -108,6 +109,9 @@ def test_against_says_in_a_sentence_whether_the_difference_is_real(files, tmp_pa
     expected = compare(files[strong], files[weak], resamples=99)
     assert " ".join(expected.sentence().split()) in shown
     assert "the difference is real at the level of 0.05" in shown
+    assert "4 tests, each on its own" in shown
+    assert "takes several training seeds" in shown
+    assert "promises too much where classes have few positives" in shown
     saved = json.loads((tmp_path / "all.json").read_text())
     assert saved[0]["comparison"]["differences"]["map_total"]["p_permutation"] == 0.01
     assert [entry["model"] for entry in saved] == [strong, weak]
@@ -250,6 +254,10 @@ def test_a_report_is_written_beside_the_table(tiny_run, tiny_data, tmp_path, cap
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert str(tiny_run) in text
     assert "data:image/" in text
+    assert "split test, 12 images" in text
+    assert "10 resamples, seed 0; it does not cover other training seeds, and it promises too much" in text
+    entry = bootstrap(score_model(tiny_run, tiny_data), resamples=10).intervals["f1_samples"]
+    assert f"{100 * entry.low:.1f} to {100 * entry.high:.1f}" in text.split("F1, mean over images")[1].split("</tr>")[0]
 
 
 def test_runs_over_seeds_become_a_table_from_their_results_or_from_new_scores(tiny_run, tiny_data, tmp_path, capsys):
@@ -274,6 +282,25 @@ def test_runs_over_seeds_become_a_table_from_their_results_or_from_new_scores(ti
     assert float(row["map_total"]) == pytest.approx(trained["map_total"])  # judged again: both are the same weights
     assert float(row["map_total_std"]) == 0
     assert row["model"].endswith("(2 seeds)")
+
+    other = json.loads((tmp_path / "seed2" / "results.json").read_text())
+    other["recipe"]["loss"] = "bce"
+    shutil.copytree(runs[1], tmp_path / "other")
+    (tmp_path / "other" / "results.json").write_text(json.dumps(other))
+    arguments = ["evaluate", *runs, "--against", str(tmp_path / "other"), "--bootstrap", "0", "--format", "csv"]
+    for data in ([], ["--data", str(tiny_data)]):
+        assert main([*arguments, *data]) == 0
+        assert next(csv.DictReader(io.StringIO(capsys.readouterr().out)))["model"] == "bce (1 seed)"
+
+
+def test_a_copy_of_a_run_is_judged_beside_it_without_a_table_over_seeds(tiny_run, tiny_data, tmp_path, capsys):
+    shutil.copytree(tiny_run, tmp_path / "copy")
+    arguments = ["evaluate", tiny_run, tmp_path / "copy", "--data", tiny_data, "--bootstrap", "0", "--format", "csv"]
+    assert main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    assert len(list(csv.DictReader(io.StringIO(captured.out)))) == 2
+    assert "note: no table over seeds" in captured.err
+    assert "are the same recipe with the same seed" in captured.err
 
 
 def test_a_test_set_without_any_tail_positive_has_a_dash_and_says_why(tmp_path, capsys):
@@ -323,6 +350,14 @@ def test_mistakes_are_one_line_before_anything_is_scored(files, tiny_run, tmp_pa
         ([path, "--top_k", "7"], "top_k is 7 but there are only 6 classes"),
         ([path, "--average_precision_method", "aera"], "Did you mean 'area'"),
         ([tiny_run, "--report", tmp_path / "report"], "--report needs scores"),
+        ([tiny_run, "--split", "validation"], "--split needs scores"),
+        ([tiny_run, "--labels", path.replace("npz", "txt")], "--labels needs scores"),
+        ([tiny_run, "--head_min", "5"], "--head_min needs scores"),
+        ([tiny_run, "--average_precision_method", "11-point"], "--average_precision_method needs scores"),
+        ([path, "--top_k", "2", "--report", tmp_path / "report"], "leave out --top_k"),
+        ([path, "--average_precision_method", "11-point", "--report", tmp_path / "report"], "leave out --top_k"),
+        ([path, "--report", path], "is a file; choose a folder"),
+        ([path, "--seed", "-1"], "seed is -1"),
         ([path, "--class_counts", tmp_path / "none.json"], "there is no file"),
     ):
         assert message in error_of(["evaluate", *arguments], capsys)
