@@ -108,13 +108,13 @@ def _splits(table: Path, root: Path, column: Sequence[Any] | None, files: Sequen
     folders = [PurePosixPath(file.replace("\\", "/")).parts[:-1] for file in files]
     while len(shared := {parts[:1] for parts in folders}) == 1 and (first := shared.pop()) and not split_of(first[0]):
         folders = [parts[1:] for parts in folders]
-    named = {parts[:1]: split_of(parts[0]) if parts else None for parts in folders}
-    if None not in named.values():
-        return [named[parts[:1]] or "train" for parts in folders]
+    of_folder = {parts[:1]: split_of(parts[0]) if parts else None for parts in folders}
+    if None not in of_folder.values():
+        return [of_folder[parts[:1]] or "train" for parts in folders]
     # A single one may be a class (photographs of trains), but train and test side by side are splits, and the images
     # beside them would turn test into training data.
-    if len(set(named.values()) - {None}) > 1:
-        odd = next(file for file, parts in zip(files, folders, strict=True) if named[parts[:1]] is None)
+    if len(set(of_folder.values()) - {None}) > 1:
+        odd = next(file for file, parts in zip(files, folders, strict=True) if of_folder[parts[:1]] is None)
         raise ValueError(
             f"{table}: {odd!r} is in no split's folder, but other images are; add a column 'split', or move the image."
         )

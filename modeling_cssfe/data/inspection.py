@@ -14,7 +14,7 @@ import numpy as np
 from ..configuration_cssfe import assign_groups
 from .decoding import MAX_PIXELS
 from .inspection_images import Copies, ImageScan, find_copies, scan_images
-from .statistics import label_names_of
+from .statistics import label_names_of, sparse_labels
 
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def inspect_images(
                 "load_images."
             )
     chosen = {name: table for name, table in splits.items() if split in (None, name)}
-    labels = {name: _sparse_labels(splits[name], len(names), name) for name in dict.fromkeys([group_split, *chosen])}
+    labels = {name: _known_and_unknown(splits[name], len(names)) for name in dict.fromkeys([group_split, *chosen])}
     inspected = {name: _inspect_labels(*labels[name], _repeated_ids(splits[name])) for name in chosen}
     duplicates: tuple[DuplicateImages, ...] = ()
     if read_images:
@@ -237,30 +237,10 @@ def inspect_images(
     return replace(inspection, findings=tuple(find_problems(inspection, whole=split is None)))
 
 
-def _sparse_labels(table: "datasets.Dataset", num_classes: int, where: str) -> "tuple[csr_matrix, csr_matrix]":
+def _known_and_unknown(table: "datasets.Dataset", num_classes: int) -> "tuple[csr_matrix, csr_matrix]":
     """Return which classes each image has, and which are unknown, as sparse matrices of ones."""
-    from scipy.sparse import csr_matrix
-
-    found = []
-    for column in ("labels", "unknown_labels"):
-        if column not in table.column_names:
-            found.append(csr_matrix((len(table), num_classes), dtype=np.int32))
-            continue
-        cells = table.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
-        ids = cells.flatten().to_numpy(zero_copy_only=False)
-        lengths = cells.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        wrong = np.flatnonzero((ids < 0) | (ids >= num_classes))
-        if wrong.size:
-            raise ValueError(
-                f"split {where!r}: label id {ids[wrong[0]]} is out of range; with {num_classes} classes ids run from 0 "
-                f"to {num_classes - 1}."
-            )
-        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        matrix = csr_matrix((np.ones(len(ids), np.int32), ids, starts), shape=(len(table), num_classes))
-        matrix.sum_duplicates()
-        matrix.data[:] = 1  # a label listed twice counts once
-        found.append(matrix)
-    return found[0], found[1]
+    labels = sparse_labels(table, num_classes)
+    return (labels > 0).astype(np.int32), (labels < 0).astype(np.int32)
 
 
 def _counts(matrix: "csr_matrix", axis: int = 0) -> list[int]:

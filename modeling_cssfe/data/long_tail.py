@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from .drawing import draw_long_tail
-from .statistics import label_names_of
+from .statistics import label_names_of, sparse_labels
 from .stratification import class_totals, present_labels, stratified_split
 
 
@@ -266,45 +265,6 @@ def cooccurrence_order(labels: Any) -> np.ndarray:
     return np.lexsort((np.arange(len(sums)), -counts, -np.array(sums)))
 
 
-def sparse_labels(dataset: "datasets.Dataset") -> sparse.csr_matrix:
-    """Return all labels of a data set as a sparse matrix; images are not read.
-
-    Args:
-        dataset: With the columns `labels` and, perhaps, `unknown_labels`.
-
-    Returns:
-        `(images, classes)` int8: 1 present, -1 unknown.
-
-    Raises:
-        ValueError: A label id is out of range, or both present and unknown.
-    """
-    num_classes = len(label_names_of(dataset))
-    shape = (len(dataset), num_classes)
-    found = []
-    for column in ("labels", "unknown_labels"):
-        if column not in dataset.column_names:
-            found.append(sparse.csr_matrix(shape, dtype=np.int8))
-            continue
-        cells = dataset.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
-        ids = cells.flatten().to_numpy(zero_copy_only=False)
-        rows = np.repeat(np.arange(len(dataset)), cells.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
-        wrong = np.flatnonzero((ids < 0) | (ids >= num_classes))
-        if wrong.size:
-            raise ValueError(
-                f"row {rows[wrong[0]]}: label id {ids[wrong[0]]} is out of range; with {num_classes} classes ids run "
-                f"from 0 to {num_classes - 1}."
-            )
-        matrix = sparse.csr_matrix((np.ones(len(ids), dtype=np.int32), (rows, ids)), shape=shape)
-        matrix.sum_duplicates()
-        found.append(sparse.csr_matrix((matrix > 0).astype(np.int8)))
-    both = found[0].multiply(found[1]).tocoo()
-    if both.nnz:
-        raise ValueError(
-            f"row {both.row[0]}: label id {both.col[0]} is both present and unknown; remove one of the two."
-        )
-    return sparse.csr_matrix(found[0] - found[1])
-
-
 def _one_split(dataset: "datasets.Dataset | datasets.DatasetDict", split: str | None) -> "datasets.Dataset":
     import datasets
 
@@ -391,5 +351,4 @@ __all__ = [
     "exponential_counts",
     "make_long_tailed",
     "pareto_counts",
-    "sparse_labels",
 ]

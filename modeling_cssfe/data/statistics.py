@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import datasets
+    from scipy.sparse import csr_matrix
 
 
 @dataclass(frozen=True)
@@ -93,28 +94,49 @@ def label_matrix(dataset: "datasets.Dataset", num_classes: int | None = None) ->
     Raises:
         ValueError: A label id is out of range, or both present and unknown.
     """
+    return sparse_labels(dataset, num_classes).toarray().astype(np.float32)
+
+
+def sparse_labels(dataset: "datasets.Dataset", num_classes: int | None = None) -> "csr_matrix":
+    """Return what `label_matrix` does as a sparse matrix, for a million images with a thousand classes.
+
+    Args:
+        dataset: As for `label_matrix`.
+        num_classes: As for `label_matrix`.
+
+    Returns:
+        `(images, classes)` int8: 1 present, -1 unknown.
+
+    Raises:
+        ValueError: A label id is out of range, or both present and unknown.
+    """
+    from scipy.sparse import csr_matrix  # half a second, which prediction does not need
+
     num_classes = len(label_names_of(dataset)) if num_classes is None else num_classes
-    matrix = np.zeros((len(dataset), num_classes), dtype=np.float32)
-    for column, value in (("labels", 1.0), ("unknown_labels", -1.0)):
+    shape = (len(dataset), num_classes)
+    found = []
+    for column in ("labels", "unknown_labels"):
         if column not in dataset.column_names:
+            found.append(csr_matrix(shape, dtype=np.int8))
             continue
         cells = dataset.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
         ids = cells.flatten().to_numpy(zero_copy_only=False)
-        lengths = cells.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        rows = np.repeat(np.arange(len(dataset)), lengths)
+        rows = np.repeat(np.arange(len(dataset)), cells.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
         wrong = np.flatnonzero((ids < 0) | (ids >= num_classes))
         if wrong.size:
             raise ValueError(
                 f"row {rows[wrong[0]]}: label id {ids[wrong[0]]} is out of range; with {num_classes} classes ids run "
                 f"from 0 to {num_classes - 1}."
             )
-        both = np.flatnonzero(matrix[rows, ids] == -value)
-        if both.size:
-            raise ValueError(
-                f"row {rows[both[0]]}: label id {ids[both[0]]} is both present and unknown; remove one of the two."
-            )
-        matrix[rows, ids] = value
-    return matrix
+        matrix = csr_matrix((np.ones(len(ids), dtype=np.int32), (rows, ids)), shape=shape)
+        matrix.sum_duplicates()  # a label listed twice counts once
+        found.append(csr_matrix((matrix > 0).astype(np.int8)))
+    both = found[0].multiply(found[1]).tocoo()
+    if both.nnz:
+        raise ValueError(
+            f"row {both.row[0]}: label id {both.col[0]} is both present and unknown; remove one of the two."
+        )
+    return csr_matrix(found[0] - found[1])
 
 
 def class_statistics(dataset: "datasets.Dataset", label_names: Sequence[str] | None = None) -> ClassStatistics:
@@ -171,4 +193,5 @@ __all__ = [
     "label_names_of",
     "multi_hot",
     "require_every_class",
+    "sparse_labels",
 ]
