@@ -5,6 +5,7 @@ import argparse
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,17 +54,19 @@ def register(add: AddVerb) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from ..evaluation.bootstrap import check_resampling
+    from ..evaluation.bootstrap import DEFAULT_RESAMPLES, check_resampling
     from ..evaluation.figure_tables import FORMATS
     from ..evaluation.score_files import SCORE_SUFFIXES, is_score_file
     from ..metrics.average_precision import AVERAGE_PRECISION_METHODS
-    from ..metrics.inputs import check_choice
+    from ..metrics.inputs import check_choice, check_positive_integer
 
     # Before anything is scored, which may take hours.
     check_choice("format", options.format, FORMATS)
     check_choice("average_precision_method", options.average_precision_method, AVERAGE_PRECISION_METHODS)
-    if options.bootstrap:
-        check_resampling(options.bootstrap, options.confidence)
+    if options.bootstrap or options.against:
+        check_resampling(options.bootstrap or DEFAULT_RESAMPLES, options.confidence)
+    if options.top_k is not None:
+        check_positive_integer("top_k", options.top_k)
     if options.seed < 0:
         raise ValueError(f"seed is {options.seed}; give a whole number >= 0.")
     if options.report:
@@ -106,8 +109,12 @@ def _tabulate_runs(folders: list[str], options: argparse.Namespace) -> None:
         raise ValueError("--average_precision_method needs scores, which results.json does not hold; give --data.")
     groups = group_runs([read_run(folder) for folder in folders])
     split = groups[0].runs[0].split
-    data = ", ".join(sorted({str(group.runs[0].recipe.get("data")) for group in groups}))
-    _print([seeds_table(groups, f"{data}, split {split}, as trained")], options.format)
+    data = sorted({str(group.runs[0].recipe.get("data")) for group in groups})
+    table = seeds_table(groups, f"{', '.join(data)}, split {split}, as trained")
+    if len(data) > 1:
+        warning = "Trained and judged on data of different names: unless these are the same images, no row compares."
+        table = replace(table, notes=(*table.notes, warning))
+    _print([table], options.format)
     _write_json(options.output, [group.to_dict() for group in groups])
 
 
@@ -117,7 +124,7 @@ def _judge(subjects: list[str], models: list[str], options: argparse.Namespace) 
 
     from ..evaluation.bootstrap import bootstrap
     from ..evaluation.comparison import compare
-    from ..evaluation.figure_tables import results_table
+    from ..evaluation.figure_tables import describe_comparisons, results_table
     from ..evaluation.run_tables import regroup, seeds_table
     from ..evaluation.score_files import write_scores
     from ..evaluation.splits import load_split
@@ -151,8 +158,8 @@ def _judge(subjects: list[str], models: list[str], options: argparse.Namespace) 
         groups = []
         print(f"cssfe evaluate: note: no table over seeds: {error}", file=sys.stderr)
     first = tables[models[0]]
-    where = f"{options.data or options.labels or first.name}, " + (f"split {judged.name}, " if judged else "")
-    title = f"{where}{len(first.image_ids)} images"
+    where = str(options.data or options.labels or first.name) + (f", split {judged.name}" if judged else "")
+    title = f"{where}, {len(first.image_ids)} images"
     if len(tables) == 1 and options.format == "table":
         show(class_table(results[models[0]], f"Average precision by class: {first.name}"))
     judged_tables = [results_table(title, results, intervals, comparisons)]
@@ -174,7 +181,7 @@ def _judge(subjects: list[str], models: list[str], options: argparse.Namespace) 
         ],
     )
     if options.report:
-        _write_report(tables, intervals, judged, options.report, title)
+        _write_report(tables, intervals, judged, options.report, where, describe_comparisons(comparisons))
 
 
 def _scores_of(subject: str, judged: "JudgedSplit | None", options: argparse.Namespace) -> "ScoreTable":
@@ -233,6 +240,7 @@ def _write_report(
     judged: "JudgedSplit | None",
     folder: str,
     data_name: str,
+    verdicts: list[str],
 ) -> None:
     from ..evaluation.score_files import is_score_file
     from ..report import write_report
@@ -253,6 +261,7 @@ def _write_report(
         model=model,
         processor=processor,
         data_name=data_name,
+        verdicts=verdicts,
         intervals_note=next((entry.describe() for entry in intervals.values()), None),
     )
     print(written)

@@ -46,6 +46,8 @@ def _thresholds(options: argparse.Namespace) -> None:
 
     choice_options = {"objective": options.objective, "target": options.target, "shrinkage": options.shrinkage}
     check_threshold_options(**choice_options, num_resamples=0)
+    if options.seed < 0:
+        raise ValueError(f"seed is {options.seed}; give a whole number >= 0.")
     if options.output_dir:
         RunFolder(options.output_dir)
     folder = _model_folder(options.model, options.output_dir)

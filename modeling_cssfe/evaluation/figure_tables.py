@@ -102,14 +102,22 @@ def results_table(
         notes.append(f"No positive image, left out of all means: {', '.join(absent)}.")
     if any(result[name] is None for result in results.values() for name in MAP_FIGURES):
         notes.append(DASH)
-    for comparison in comparisons.values():
-        notes += [comparison.sentence(name) for name in MAP_FIGURES]
-    if comparisons:
-        notes.append(
-            f"{len(MAP_FIGURES) * len(comparisons)} tests, each on its own: of every 20 where nothing differs, one is "
-            "called real. They are about these weights; whether the methods differ takes several training seeds."
+    return FigureTable(title, MAP_FIGURES, tuple(rows), (*notes, *describe_comparisons(comparisons)))
+
+
+def describe_comparisons(comparisons: "Mapping[str, Comparison]") -> list[str]:
+    """Whether the differences are real, a sentence a figure, and what the tests leave out; nothing for no comparison.
+
+    Args:
+        comparisons: Row name -> result of `compare`.
+    """
+    sentences = [comparison.sentence(name) for comparison in comparisons.values() for name in MAP_FIGURES]
+    if sentences:
+        sentences.append(
+            f"{len(sentences)} tests, each on its own: of every 20 where nothing differs, one is called real. They are "
+            "about these weights; whether the methods differ takes several training seeds."
         )
-    return FigureTable(title, MAP_FIGURES, tuple(rows), tuple(notes))
+    return sentences
 
 
 def format_table(table: FigureTable, format: str) -> str:
@@ -175,7 +183,8 @@ def escape_latex(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", _one_line(text))
+    # Without a bracket before it, a parenthesis or an exclamation mark is itself.
+    return re.sub(r"([\\`*_{}\[\]<>#+|~&])", r"\\\1", _one_line(text))
 
 
 def _one_line(text: str) -> str:
@@ -229,4 +238,14 @@ def _csv(table: FigureTable) -> str:
     return file.getvalue()
 
 
-__all__ = ["DASH", "FORMATS", "Cell", "FigureTable", "escape_latex", "format_table", "results_table", "rich_table"]
+__all__ = [
+    "DASH",
+    "FORMATS",
+    "Cell",
+    "FigureTable",
+    "describe_comparisons",
+    "escape_latex",
+    "format_table",
+    "results_table",
+    "rich_table",
+]

@@ -66,6 +66,7 @@ def write_report(
     worst: int = 3,
     data_name: str | None = None,
     intervals_note: str | None = None,
+    verdicts: Sequence[str] = (),
     progress: bool = True,
 ) -> Path:
     """Write `report.html` and its pictures.
@@ -87,6 +88,7 @@ def write_report(
         worst: Images of each kind (best, worst, false alarms) for each class, 1 to 20.
         data_name: What the images are, for the head of the page.
         intervals_note: How the intervals were made (method, level, resamples, seed), for the page.
+        verdicts: Sentences on which tables differ (`describe_comparisons`), for the section that compares them.
         progress: Show a progress bar over thumbnails.
 
     Returns:
@@ -142,6 +144,7 @@ def write_report(
         data_name=data_name,
         has_intervals=any(known_intervals.values()),
         intervals_note=intervals_note,
+        verdicts=verdicts,
         has_photos=dataset is not None,
         maps_note=maps_note,
         worst=worst,

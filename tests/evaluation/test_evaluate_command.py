@@ -1,5 +1,6 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 import csv
+import html
 import io
 import json
 import shutil
@@ -115,6 +116,11 @@ def test_against_says_in_a_sentence_whether_the_difference_is_real(files, tmp_pa
     saved = json.loads((tmp_path / "all.json").read_text())
     assert saved[0]["comparison"]["differences"]["map_total"]["p_permutation"] == 0.01
     assert [entry["model"] for entry in saved] == [strong, weak]
+
+    assert main([*arguments[:-2], "--report", str(tmp_path / "report")]) == 0
+    capsys.readouterr()
+    page = html.unescape((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
+    assert f"<li>{expected.sentence('map_tail')}</li>" in page
 
     shutil.copy(weak, tmp_path / "copy.npz")
     assert main(["evaluate", weak, "--against", str(tmp_path / "copy.npz"), "--bootstrap", "20"]) == 0
@@ -254,7 +260,7 @@ def test_a_report_is_written_beside_the_table(tiny_run, tiny_data, tmp_path, cap
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert str(tiny_run) in text
     assert "data:image/" in text
-    assert "split test, 12 images" in text
+    assert f"{tiny_data}, split test</bdi>" in text
     assert "10 resamples, seed 0; it does not cover other training seeds, and it promises too much" in text
     entry = bootstrap(score_model(tiny_run, tiny_data), resamples=10).intervals["f1_samples"]
     assert f"{100 * entry.low:.1f} to {100 * entry.high:.1f}" in text.split("F1, mean over images")[1].split("</tr>")[0]
@@ -274,6 +280,11 @@ def test_runs_over_seeds_become_a_table_from_their_results_or_from_new_scores(ti
     assert f"| 51.00 ± {100 * 0.02 / np.sqrt(2):.2f} |" in capsys.readouterr().out  # as the files say
     groups = json.loads((tmp_path / "groups.json").read_text())
     assert groups[0]["figures"]["map_total"]["mean"] == pytest.approx(0.51)
+    results["recipe"]["data"] = "other_data"
+    shutil.copytree(runs[1], tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "results.json").write_text(json.dumps(results))
+    assert main(["evaluate", runs[0], str(tmp_path / "elsewhere"), "--format", "markdown"]) == 0
+    assert "Trained and judged on data of different names" in capsys.readouterr().out
     assert [run["seed"] for run in groups[0]["runs"]] == [1, 2]
 
     assert main(["evaluate", *runs, "--data", str(tiny_data), "--format", "csv", "--bootstrap", "0"]) == 0
@@ -358,6 +369,8 @@ def test_mistakes_are_one_line_before_anything_is_scored(files, tiny_run, tmp_pa
         ([path, "--average_precision_method", "11-point", "--report", tmp_path / "report"], "leave out --top_k"),
         ([path, "--report", path], "is a file; choose a folder"),
         ([path, "--seed", "-1"], "seed is -1"),
+        ([path, "--top_k", "0"], "top_k must be at least 1"),
+        ([path, "--against", tmp_path / "none.csv", "--bootstrap", "0", "--confidence", "95"], "confidence is 95"),
         ([path, "--class_counts", tmp_path / "none.json"], "there is no file"),
     ):
         assert message in error_of(["evaluate", *arguments], capsys)

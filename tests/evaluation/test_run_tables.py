@@ -71,9 +71,9 @@ def test_the_row_that_differs_has_stars_and_the_others_have_none(groups):
     text = format_table(table, "markdown")
     rows = {line.split(" | ")[0]: line.split(" | ")[1] for line in text.splitlines() if "seeds" in line and "|" in line}
     assert rows == {
-        r"| net0 \(3 seeds\)": "71.00 ± 1.00",
-        r"| net3 \(3 seeds\)": r"81.00 ± 1.00\*\*\*",
-        r"| net1 \(3 seeds\)": "71.50 ± 1.00",
+        "| net0 (3 seeds)": "71.00 ± 1.00",
+        "| net3 (3 seeds)": r"81.00 ± 1.00\*\*\*",
+        "| net1 (3 seeds)": "71.50 ± 1.00",
     }
     assert "Welch's t\\-test" in text or "Welch's t-test" in text
     assert "differs from net0" in text

@@ -210,6 +210,7 @@ def test_a_failed_write_leaves_the_old_configuration(run, tiny_data, monkeypatch
         (["{run}", "--data", "{data}", "--objective", "recall"], "objective 'recall' needs a wanted recall"),
         (["{run}", "--data", "{data}", "--target", "0.9"], "objective 'f1' has none"),
         (["{run}", "--data", "{data}", "--shrinkage", "-1"], "shrinkage is -1"),
+        (["{run}", "--data", "{data}", "--seed", "-1"], "seed is -1; give a whole number >= 0"),
         (["{run}", "--data", "{data}", "--split", "valdation"], "has no split 'valdation'; it has train, validation"),
         (["{run}", "--data", "{data}", "--output_dir", "{run}"], "holds another run"),
         (["{empty}", "--data", "{data}"], "holds no model"),
