@@ -191,17 +191,20 @@ def inspect_images(
         read_images: Read and decode every image, for unreadable files, sizes and copies.
         look_alikes: Also find images that are the same picture, compressed or resized.
         max_pixels: Largest width x height accepted; a larger image counts as unreadable.
-        num_threads: Images decoded at a time.
+        num_threads: Images decoded at a time, >= 1.
         progress: Show a progress bar.
 
     Returns:
         Counts, groups, co-occurrence, image properties, copies, and a list of findings.
 
     Raises:
-        ValueError: There is no such split, splits have different label names, or a label id is out of range.
+        ValueError: There is no such split, splits have different label names, a label id is out of range, or
+            `num_threads` is below 1.
     """
     from .inspection_findings import find_problems
 
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be >= 1, got {num_threads}.")
     if not splits:
         raise ValueError("there are no splits to inspect; pass what load_images gives.")
     if split is not None and split not in splits:

@@ -125,7 +125,7 @@ def scan_images(
                 found.append((image_id, str(error)))
         return found
 
-    pool = ThreadPoolExecutor(max(1, num_threads))
+    pool = ThreadPoolExecutor(num_threads)
     try:
         starts = range(0, length, _CHUNK)
         for start, found in zip(starts, pool.map(look, starts), strict=True):

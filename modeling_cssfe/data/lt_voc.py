@@ -69,13 +69,15 @@ class LTVOCConfig(LTBenchmarkConfig):
     voc_root: str | None = None
 
     def source_files(self) -> list[Path]:
-        """The lists, and the archives or the listings of the devkits' folders."""
+        """The lists, and the archives, or the devkits' annotations, lists and listings of images."""
         if self.voc_root is None:
             return super().source_files()
         root = Path(self.voc_root).expanduser()
         parts = [root / name for part in VOC_PARTS for name in (part.archive, *part.folders)]
-        inner = [part / name for part in parts for name in ("Annotations", "JPEGImages", "ImageSets/Main")]
-        return [*super().source_files(), root, *parts, *inner]
+        inner = [part / name for part in parts for name in ("JPEGImages", "ImageSets/Main/trainval.txt")]
+        # Each one, as a label that is corrected in place changes no listing.
+        annotations = [file for part in parts for file in sorted((part / "Annotations").glob("*.xml"))]
+        return [*super().source_files(), root, *parts, *inner, *annotations]
 
 
 class LTVOC(LTBenchmark):

@@ -8,6 +8,7 @@ clean.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import os
@@ -105,10 +106,11 @@ class RecordConfig(datasets.BuilderConfig):
         in place is not noticed.
         """
         state = hashlib.sha256()
-        files = [path.resolve() for path in self.source_files() if path.exists()]
+        files = [path for path in self.source_files() if path.exists()]
+        place = functools.cache(Path.resolve)  # of folders: there may be an annotation for each image in one
         for path in files:
             facts = path.stat()
-            state.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+            state.update(f"{place(path.parent)}\0{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
         known = {**config_kwargs, "source_state": state.hexdigest()} if files else config_kwargs
         return super().create_config_id(known, custom_features)
 

@@ -226,6 +226,7 @@ def test_names_in_brackets_are_printed_as_they_are(inspect, tmp_path, write_imag
         (lambda root: None, ["--output", "{root}/picture.gif"], "choose a .png or .svg"),
         (lambda root: None, ["--label_names", "ant", "dgo", "cat"], "unknown label 'dog', did you mean 'dgo'"),
         (lambda root: None, ["--head_min", "2"], "tail_max <= head_min"),
+        (lambda root: None, ["--num_threads", "0"], "num_threads must be >= 1, got 0"),
         (lambda root: None, ["--empty_cells", "maybe"], "invalid choice"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from devkits import VOC_CLASSES, pack_tar, write_lists, write_voc_year
+from devkits import VOC_CLASSES, pack_tar, voc_xml, write_lists, write_voc_year
 from PIL import Image
 
 from modeling_cssfe.data import load_images, record_builder
@@ -143,6 +143,16 @@ def test_lists_that_changed_are_not_answered_from_the_cache(build, tmp_path):
 def change_annotation(devkit, year, stem, change):
     file = devkit / "VOCdevkit" / f"VOC{year}" / "Annotations" / f"{stem}.xml"
     file.write_text(change(file.read_text()))
+
+
+def test_annotations_that_changed_in_place_are_not_answered_from_the_cache(build, devkit):
+    def labels_of(built):
+        return dict(zip(built["validation"]["image_id"], built["validation"]["labels"], strict=True))["2010_000003"]
+
+    assert labels_of(build(validation_size=40)) == [3]
+    file = devkit / "VOCdevkit" / "VOC2012" / "Annotations" / "2010_000003.xml"
+    file.write_text(voc_xml("2012", "2010_000003", [("cat", 0), ("dog", 0)]))
+    assert labels_of(build(validation_size=40)) == [CAT, DOG]
 
 
 @pytest.mark.parametrize("difficult", ["positive", "ignore", "unknown"])
