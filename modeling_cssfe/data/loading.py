@@ -92,7 +92,7 @@ class ImageDataset(Dataset):
         self.max_pixels = max_pixels
         self.draft_size = check_draft_size(draft_size)
         self.cache = cache
-        self._rows: datasets.Dataset | None = None
+        self._rows: _Rows | None = None
         # In shared memory: worker processes see a new epoch, and this process what they left out.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._broken = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_() if on_error == "skip" else None
@@ -123,8 +123,8 @@ class ImageDataset(Dataset):
             raise IndexError(f"index {index} is out of range for {len(self)} images.")
         index %= len(self)
         if self._rows is None:
-            self._rows = self.dataset.with_format("arrow")  # several times as fast as rows of Python objects
-        row = self._rows[index].to_pylist()[0]
+            self._rows = _Rows(self.dataset)
+        row = self._rows[index]
         try:
             image = self._image(index, row)
         except ImageDecodingError as error:
@@ -145,6 +145,20 @@ class ImageDataset(Dataset):
         if accepts_tensors(self.transform):
             return torch.from_numpy(cached.copy()).permute(2, 0, 1)
         return Image.fromarray(cached)
+
+
+class _Rows:
+    """Rows straight from the Arrow table, which takes a fraction of the time that `dataset[index]` takes."""
+
+    def __init__(self, dataset: "datasets.Dataset"):
+        names = [name for name in ("image_id", "image", "labels", "unknown_labels") if name in dataset.column_names]
+        self._columns = {name: dataset.data.column(name) for name in names}
+        # What select, shuffle and filter leave: the rows of the table that the data set has, in its order.
+        self._indices = None if dataset._indices is None else dataset._indices.column(0)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = index if self._indices is None else self._indices[index].as_py()
+        return {name: column[row].as_py() for name, column in self._columns.items()}
 
 
 def check_loading(seed: int, on_error: str) -> None:

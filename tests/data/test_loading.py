@@ -67,6 +67,29 @@ def test_a_selection_is_numbered_from_zero(images):
     assert loaded["labels"].tolist() == [[1, 1, 0], [0, 1, 1]]
 
 
+def test_rows_are_those_of_the_data_set_however_it_was_made(images, tmp_path):
+    images.to_parquet(tmp_path / "images.parquet")
+    on_disk = datasets.load_dataset("parquet", data_files=str(tmp_path / "images.parquet"), split="train")
+    variants = {
+        "selected": images.select([5, 0, 7]),
+        "a range": images.select(range(2, 6)),
+        "shuffled": images.shuffle(seed=1),
+        "filtered": images.filter(lambda labels: 2 in labels, input_columns="labels"),
+        "joined": datasets.concatenate_datasets([images.select([3, 1]), images]),
+        "on disk, twice selected": on_disk.select([6, 2, 4, 1]).select([3, 0]),
+        "formatted": images.with_format("torch").select([1, 2]),
+    }
+    for variant in variants.values():
+        dataset = ImageDataset(variant, noise)
+        plain = variant.with_format(None)
+        for index in range(len(plain)):
+            pixels = Image.open(io.BytesIO(plain[index]["image"]["bytes"])).convert("RGB").getpixel((0, 0))
+            item = dataset[index]
+            assert item["pixel_values"][:3].flatten().tolist() == list(pixels)
+            assert (item["labels"] == 1).nonzero().flatten().tolist() == sorted(plain[index]["labels"])
+            assert (item["labels"] == -1).nonzero().flatten().tolist() == sorted(plain[index]["unknown_labels"])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(workers, images):
     here = build_data_loader(images, noise, batch_size=2, shuffle=True, seed=3)

@@ -50,6 +50,11 @@ def test_tensors_are_augmented_like_pillow_images(augmentation):
     assert not accepts_tensors(EvaluationTransform(None))
 
 
+def test_a_tensor_of_another_dtype_is_refused():
+    with pytest.raises(TypeError, match=r"a torch.float32 tensor; pass uint8"):
+        build()(torch.rand(3, 30, 40))
+
+
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_it_is_torchvisions_own_pipeline_to_the_last_bit(augmentation):
     from torchvision.transforms import v2
