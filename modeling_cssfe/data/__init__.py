@@ -4,6 +4,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .decoded_cache import DecodedCache, build_decoded_cache, decoded_cache_bytes
 from .decoding import ImageDecodingError, ImageVerification, decode_image, verify_images
 from .loading import EpochSampler, ImageDataset, build_data_loader, collate_images
 from .sources import load_images
@@ -15,7 +16,7 @@ from .statistics import (
     multi_hot,
     require_every_class,
 )
-from .transforms import AUGMENTATIONS, EvaluationTransform, build_train_transform
+from .transforms import AUGMENTATIONS, EvaluationTransform, build_train_transform, training_draft_size
 
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .lt_voc import LTVOC
     from .nus_wide import NUSWIDE
     from .odir import ODIR5K
+    from .streaming import build_streaming_loader
 
 # What needs `datasets`, scipy or matplotlib at import, which take seconds and prediction does not need.
 _LAZY = {
@@ -39,6 +41,7 @@ _LAZY = {
     "ODIR5K": "odir",
     "Inspection": "inspection",
     "LongTailDraw": "long_tail",
+    "build_streaming_loader": "streaming",
     "draw_inspection": "inspection_plots",
     "inspect_images": "inspection",
     "make_long_tailed": "long_tail",
@@ -59,6 +62,7 @@ __all__ = [
     "NUSWIDE",
     "ODIR5K",
     "ClassStatistics",
+    "DecodedCache",
     "EpochSampler",
     "EvaluationTransform",
     "ImageDataset",
@@ -68,10 +72,13 @@ __all__ = [
     "LTDigits",
     "LongTailDraw",
     "build_data_loader",
+    "build_decoded_cache",
+    "build_streaming_loader",
     "build_train_transform",
     "class_statistics",
     "collate_images",
     "decode_image",
+    "decoded_cache_bytes",
     "draw_inspection",
     "inspect_images",
     "label_matrix",
@@ -80,5 +87,6 @@ __all__ = [
     "make_long_tailed",
     "multi_hot",
     "require_every_class",
+    "training_draft_size",
     "verify_images",
 ]

@@ -51,6 +51,9 @@ class ScoreTable:
         for what, values in (("class_counts", self.class_counts), ("thresholds", self.thresholds)):
             if values is not None and len(values) != classes:
                 raise ValueError(f"{self.name}: {what} has {len(values)} entries for {classes} classes: give one each.")
+        if self.thresholds is not None and not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            wrong_one = next(threshold for threshold in self.thresholds if not 0 <= threshold <= 1)
+            raise ValueError(f"{self.name}: the threshold {wrong_one} is no probability; give thresholds in [0, 1].")
         for what, keys in (("image id", self.image_ids), ("label name", self.label_names)):
             if len(set(keys)) < len(keys):
                 repeated = Counter(keys).most_common(1)[0][0]

@@ -34,7 +34,7 @@ from .score_table import ScoreTable
 OBJECTIVES = ("f1", "precision", "recall")
 
 # What the group's threshold is worth, in positives. Measured on photographs (docs/thresholds.md): fitted on 5 to 50 %
-# of a validation set, 5 is best or within .3 points of macro F1 of the best, and not worse than no shrinkage.
+# of a validation set, 5 is best or within .2 points of macro F1 of the best, and not worse than no shrinkage.
 DEFAULT_SHRINKAGE = 5.0
 
 # Below this a class is called out: the standard error of a recall of .8 is .13 with 10 positives.

@@ -22,14 +22,17 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data import (
+    DecodedCache,
     EvaluationTransform,
     build_data_loader,
+    build_decoded_cache,
     build_train_transform,
     class_statistics,
     label_matrix,
     label_names_of,
     load_images,
     require_every_class,
+    training_draft_size,
     verify_images,
 )
 from ..image_processing_cssfe import CSSFEImageProcessor
@@ -89,10 +92,11 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
         step_scheduler_with_optimizer=False,
     )
     set_seed(recipe.seed)
-    data = _load_data(recipe, show_progress=accelerator.is_main_process and not quiet)
+    show_progress = accelerator.is_main_process and not quiet
+    data = _load_data(recipe, show_progress)
     model = _build_model(recipe, data)
     processor = CSSFEImageProcessor.from_model_config(model.config)
-    loaders = _build_loaders(recipe, processor, data)
+    loaders = _build_loaders(recipe, processor, data, show_progress)
     if accelerator.is_main_process:
         folder.create()
     best = _fit(recipe, model, loaders, data, folder, accelerator, quiet)
@@ -175,7 +179,19 @@ def _build_model(recipe: Recipe, data: _Data) -> CSSFEForImageClassification:
     return model
 
 
-def _build_loaders(recipe: Recipe, processor, data: _Data) -> dict[str, DataLoader]:
+def _decoded_cache(recipe: Recipe, split: "datasets.Dataset", show_progress: bool) -> DecodedCache | None:
+    if recipe.decoded_cache is None:
+        return None
+    return build_decoded_cache(
+        split,
+        recipe.decoded_cache,
+        short_side=recipe.decoded_cache_short_side,
+        num_workers=os.cpu_count() or 1,
+        progress=show_progress,
+    )
+
+
+def _build_loaders(recipe: Recipe, processor, data: _Data, show_progress: bool) -> dict[str, DataLoader]:
     train_data = data.splits[recipe.train_split]
     transform = build_train_transform(
         recipe.image_size,
@@ -196,10 +212,13 @@ def _build_loaders(recipe: Recipe, processor, data: _Data) -> dict[str, DataLoad
     workers = recipe.num_workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else min(2, (os.cpu_count() or 1) - 1)
+    caches = {name: _decoded_cache(recipe, split, show_progress) for name, split in data.splits.items()}
     loaders = {
         recipe.train_split: build_data_loader(
             train_data,
             transform,
+            decoded_cache=caches[recipe.train_split],
+            draft_size=training_draft_size(recipe.image_size, recipe.crop_scale) if recipe.draft_decoding else None,
             batch_size=recipe.batch_size,
             shuffle=sampler is None,
             sampler=sampler,
@@ -214,6 +233,7 @@ def _build_loaders(recipe: Recipe, processor, data: _Data) -> dict[str, DataLoad
             loaders[name] = build_data_loader(
                 data.splits[name],
                 EvaluationTransform(processor),
+                decoded_cache=caches[name],
                 batch_size=2 * recipe.batch_size,
                 num_workers=workers,
             )

@@ -35,6 +35,10 @@ class Recipe:
         validation_split: Split that chooses the best epoch. Never the test split.
         test_split: Split that is judged once, at the end, by the best epoch's weights; left out where it is absent.
         skip_unreadable_images: Leave unreadable images out (counted and named) instead of stopping.
+        decoded_cache: Folder for decoded images, memory-mapped and built at the first run; `null` decodes each time.
+        decoded_cache_short_side: Shorter side that larger images are reduced to in the cache; `null` keeps their size,
+            and batches as they are without a cache.
+        draft_decoding: Decode large JPEG files at a fraction of their size where the training crops need no more.
         preset: `paper`, `released` or `corrected`.
         ablation: `net0` to `net3`.
         model: Further fields of `CSSFEConfig`, for example `{hidden_size: 256}`.
@@ -79,6 +83,9 @@ class Recipe:
     validation_split: str = "validation"
     test_split: str = "test"
     skip_unreadable_images: bool = False
+    decoded_cache: str | None = None
+    decoded_cache_short_side: int | None = None
+    draft_decoding: bool = False
     preset: str = "corrected"
     ablation: str = "net3"
     model: dict[str, Any] = field(default_factory=dict)
@@ -157,6 +164,10 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append(f"crop_scale is {list(recipe.crop_scale)}: give two fractions, smallest first")
     if not isinstance(recipe.backbone_weights, bool | str):
         problems.append(f"backbone_weights is {recipe.backbone_weights!r}: give true, false or a .safetensors file")
+    if recipe.decoded_cache_short_side is not None and recipe.decoded_cache is None:
+        problems.append("decoded_cache_short_side needs decoded_cache: give a folder, or leave both out")
+    if recipe.draft_decoding and recipe.decoded_cache is not None:
+        problems.append("draft_decoding and decoded_cache exclude each other: a cache holds decoded images")
     if recipe.sampler == "two_branch":
         problems.append("sampler 'two_branch' draws pairs of batches for models of two branches: choose another")
     if recipe.validation_split == recipe.test_split:

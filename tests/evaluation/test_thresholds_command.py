@@ -1,3 +1,4 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 import json
 import math
 import os

@@ -1,3 +1,4 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """The page in a real browser, Debian's packages `chromium` and `chromium-driver` driven by Selenium."""
 
 import json

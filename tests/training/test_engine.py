@@ -208,3 +208,26 @@ def test_an_unknown_option_of_the_data_is_named(tiny_data, tmp_path):
     recipe = load_recipe(None, [*tiny_overrides(tiny_data), "data_kwargs.empty_cell=unknown"])
     with pytest.raises(ValueError, match=r"unknown data_kwargs\.empty_cell; load_images takes .*empty_cells"):
         train(recipe, tmp_path / "run", quiet=True)
+
+
+def test_a_decoded_cache_of_whole_images_trains_the_same_model(tiny_run, tiny_data, tmp_path):
+    overrides = tiny_overrides(tiny_data, decoded_cache=tmp_path / "cache")
+    for name in ("built", "found"):
+        train(load_recipe(None, overrides), tmp_path / name, quiet=True)
+        weights = (tmp_path / name / "model.safetensors").read_bytes()
+        assert weights == (tiny_run / "model.safetensors").read_bytes()
+    assert any((tmp_path / "cache").iterdir())
+
+
+def test_draft_decoding_of_small_images_changes_nothing(tiny_run, tiny_data, tmp_path):
+    train(load_recipe(None, tiny_overrides(tiny_data, draft_decoding="true")), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("decoded_cache_short_side=64", "needs decoded_cache"), ("decoded_cache=x draft_decoding=true", "exclude")],
+)
+def test_options_of_decoding_that_do_not_fit_are_named(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(None, override.split())
