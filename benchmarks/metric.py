@@ -90,7 +90,7 @@ def measure(function: str, threads: int, arguments) -> dict:
             worst = max(worst, abs(values[column] - average_precision_score(labels[:, column], scores[:, column])))
     return {
         "function": function,
-        "threads": threads,
+        "threads_used": threads,
         "images": arguments.images,
         "classes": arguments.classes,
         "classes_timed": judged,
