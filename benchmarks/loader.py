@@ -34,7 +34,7 @@ from torchvision.io import decode_image as torchvision_decode
 from torchvision.transforms import v2
 
 from modeling_cssfe.data import EvaluationTransform, build_data_loader, build_train_transform, load_images
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.readers.records import image_features
 from modeling_cssfe.data.transforms import AUGMENTATIONS, training_draft_size
 from modeling_cssfe.training.environment import describe_environment
 

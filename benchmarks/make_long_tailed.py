@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from modeling_cssfe.data.drawing import METHODS, draw_long_tail
-from modeling_cssfe.data.long_tail import cooccurrence_order, pareto_counts
+from modeling_cssfe.data.long_tail.drawing import METHODS, draw_long_tail
+from modeling_cssfe.data.long_tail.make import cooccurrence_order, pareto_counts
 from modeling_cssfe.data.stratification import sample_covering, stratified_split
 from modeling_cssfe.training.environment import describe_environment
 

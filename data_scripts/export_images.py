@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_cssfe.data import decode_image, label_names_of, load_images
-from modeling_cssfe.data.preparation import ScriptParser, run_script
+from modeling_cssfe.data.builders.preparation import ScriptParser, run_script
 
 
 def run(options: argparse.Namespace) -> None:

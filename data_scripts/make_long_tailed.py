@@ -8,9 +8,9 @@ from pathlib import Path
 
 from modeling_cssfe.commands.data import add_data_options, data_options
 from modeling_cssfe.data import load_images
-from modeling_cssfe.data.drawing import METHODS
-from modeling_cssfe.data.long_tail import ORDERS, PROFILES, UNLABELED_RULES, make_long_tailed
-from modeling_cssfe.data.preparation import PreparationParser, run_script
+from modeling_cssfe.data.builders.preparation import PreparationParser, run_script
+from modeling_cssfe.data.long_tail.drawing import METHODS
+from modeling_cssfe.data.long_tail.make import ORDERS, PROFILES, UNLABELED_RULES, make_long_tailed
 
 
 def build_parser() -> PreparationParser:

@@ -5,11 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from modeling_cssfe.data.cxr_lt import CXRLT
-from modeling_cssfe.data.labels import EMPTY_CELL_RULES
-from modeling_cssfe.data.nus_wide import MISSING_RULES, NUSWIDE
-from modeling_cssfe.data.odir import ODIR5K
-from modeling_cssfe.data.preparation import PreparationParser, run_preparation
+from modeling_cssfe.data.builders.cxr_lt import CXRLT
+from modeling_cssfe.data.builders.nus_wide import MISSING_RULES, NUSWIDE
+from modeling_cssfe.data.builders.odir import ODIR5K
+from modeling_cssfe.data.builders.preparation import PreparationParser, run_preparation
+from modeling_cssfe.data.readers.labels import EMPTY_CELL_RULES
 
 
 BUILDERS = {"odir": ODIR5K, "nus_wide": NUSWIDE, "cxr_lt": CXRLT}

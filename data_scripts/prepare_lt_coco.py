@@ -5,9 +5,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from modeling_cssfe.data.coco import DIFFICULT_RULES
-from modeling_cssfe.data.lt_coco import LTCOCO
-from modeling_cssfe.data.preparation import PreparationParser, run_preparation
+from modeling_cssfe.data.builders.lt_coco import LTCOCO
+from modeling_cssfe.data.builders.preparation import PreparationParser, run_preparation
+from modeling_cssfe.data.readers.coco import DIFFICULT_RULES
 
 
 def build(options: argparse.Namespace) -> LTCOCO:

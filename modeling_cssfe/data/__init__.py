@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .decoded_cache import DecodedCache, build_decoded_cache, decoded_cache_bytes
 from .decoding import ImageDecodingError, ImageVerification, decode_image, verify_images
 from .loading import EpochSampler, ImageDataset, build_data_loader, collate_images
-from .sources import load_images
+from .readers.sources import load_images
 from .statistics import (
     ClassStatistics,
     class_statistics,
@@ -20,31 +20,31 @@ from .transforms import AUGMENTATIONS, EvaluationTransform, build_train_transfor
 
 
 if TYPE_CHECKING:
-    from .cxr_lt import CXRLT
-    from .inspection import Inspection, inspect_images
-    from .inspection_plots import draw_inspection
-    from .long_tail import LongTailDraw, make_long_tailed
-    from .lt_coco import LTCOCO
-    from .lt_digits import LTDigits
-    from .lt_voc import LTVOC
-    from .nus_wide import NUSWIDE
-    from .odir import ODIR5K
+    from .builders.cxr_lt import CXRLT
+    from .builders.lt_coco import LTCOCO
+    from .builders.lt_digits import LTDigits
+    from .builders.lt_voc import LTVOC
+    from .builders.nus_wide import NUSWIDE
+    from .builders.odir import ODIR5K
+    from .inspection.inspect import Inspection, inspect_images
+    from .inspection.plots import draw_inspection
+    from .long_tail.make import LongTailDraw, make_long_tailed
     from .streaming import build_streaming_loader
 
 # What needs `datasets`, scipy or matplotlib at import, which take seconds and prediction does not need.
 _LAZY = {
-    "CXRLT": "cxr_lt",
-    "LTCOCO": "lt_coco",
-    "LTDigits": "lt_digits",
-    "LTVOC": "lt_voc",
-    "NUSWIDE": "nus_wide",
-    "ODIR5K": "odir",
-    "Inspection": "inspection",
-    "LongTailDraw": "long_tail",
+    "CXRLT": "builders.cxr_lt",
+    "LTCOCO": "builders.lt_coco",
+    "LTDigits": "builders.lt_digits",
+    "LTVOC": "builders.lt_voc",
+    "NUSWIDE": "builders.nus_wide",
+    "ODIR5K": "builders.odir",
+    "Inspection": "inspection.inspect",
+    "LongTailDraw": "long_tail.make",
     "build_streaming_loader": "streaming",
-    "draw_inspection": "inspection_plots",
-    "inspect_images": "inspection",
-    "make_long_tailed": "long_tail",
+    "draw_inspection": "inspection.plots",
+    "inspect_images": "inspection.inspect",
+    "make_long_tailed": "long_tail.make",
 }
 
 

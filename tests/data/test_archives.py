@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from modeling_cssfe.data import archives
-from modeling_cssfe.data.archives import FolderTree, JoinedTree, open_archive
+from modeling_cssfe.data.builders import archives
+from modeling_cssfe.data.builders.archives import FolderTree, JoinedTree, open_archive
 
 
 FILES = {"VOC/a.xml": b"<a/>", "VOC/images/b.jpg": bytes(range(256)) * 40, "VOC/empty": b""}

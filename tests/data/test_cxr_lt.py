@@ -4,7 +4,7 @@ import csv
 import pytest
 from devkits import jpeg
 
-from modeling_cssfe.data.cxr_lt import CXRLT
+from modeling_cssfe.data.builders.cxr_lt import CXRLT
 
 
 FINDINGS = ["Atelectasis", "Cardiomegaly", "Tortuous Aorta"]

@@ -7,7 +7,7 @@ import pytest
 
 from modeling_cssfe.cli import main
 from modeling_cssfe.data import load_images
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.readers.records import image_features
 
 
 # Four images in every form that the package reads: their labels, and what the counts of any form must be.
@@ -130,7 +130,7 @@ SOURCES = {
 @pytest.fixture
 def inspect(tmp_path, monkeypatch, capsys):
     """Run the command without its picture, and return exit code, what it wrote as JSON, and what it printed."""
-    monkeypatch.setattr("modeling_cssfe.data.inspection_plots.draw_inspection", lambda inspection, path: None)
+    monkeypatch.setattr("modeling_cssfe.data.inspection.plots.draw_inspection", lambda inspection, path: None)
 
     def run(data, *options):
         file = tmp_path / "found.json"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from modeling_cssfe.data import ImageDecodingError, build_data_loader, build_train_transform
 from modeling_cssfe.data.decoded_cache import DecodedCache, build_decoded_cache, decoded_cache_bytes
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.readers.records import image_features
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from modeling_cssfe.data import ImageDecodingError, build_data_loader, build_train_transform, decode_image
 from modeling_cssfe.data.decoding import decode_pixels
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.readers.records import image_features
 
 
 ORIENTATION = 0x0112

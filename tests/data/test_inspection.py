@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from modeling_cssfe.data import load_images, verify_images
-from modeling_cssfe.data.inspection import inspect_images
-from modeling_cssfe.data.inspection_plots import draw_inspection
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.inspection.inspect import inspect_images
+from modeling_cssfe.data.inspection.plots import draw_inspection
+from modeling_cssfe.data.readers.records import image_features
 
 
 NAMES = ["a", "b", "c"]

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from modeling_cssfe.data.labels import (
+from modeling_cssfe.data.readers.labels import (
     ALL_UNKNOWN,
     LabelOptions,
     RowLabels,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from modeling_cssfe.data import ImageDataset, ImageDecodingError, build_data_loader, build_train_transform
 from modeling_cssfe.data.loading import DataLoadingError
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.readers.records import image_features
 
 
 # A hint about processors, which these small workers do not need.

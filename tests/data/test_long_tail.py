@@ -15,14 +15,14 @@ from hypothesis.extra.numpy import arrays
 from scipy import sparse, stats
 
 from modeling_cssfe.data import label_matrix, load_images
-from modeling_cssfe.data.drawing import draw_long_tail
-from modeling_cssfe.data.long_tail import (
+from modeling_cssfe.data.long_tail.drawing import draw_long_tail
+from modeling_cssfe.data.long_tail.make import (
     cooccurrence_order,
     exponential_counts,
     make_long_tailed,
     pareto_counts,
 )
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.readers.records import image_features
 from modeling_cssfe.data.statistics import sparse_labels
 
 
@@ -146,7 +146,7 @@ def test_greedy_is_nearly_as_good_as_exact_on_larger_sets(crowded):
 def test_improvements_bring_greedy_draws_of_tight_sets_near_the_best(swap_work, factor, monkeypatch):
     # Without exchanges and swaps the greedy draws deviate twice as much as the best ones.
     if swap_work is not None:
-        monkeypatch.setattr("modeling_cssfe.data.drawing._SWAP_WORK", swap_work)
+        monkeypatch.setattr("modeling_cssfe.data.long_tail.drawing._SWAP_WORK", swap_work)
     totals = {"exact": 0.0, "greedy": 0.0}
     for seed in range(30):
         labels = (np.random.default_rng(seed).random((40, 6)) < 0.35).astype(np.int8)
@@ -363,7 +363,7 @@ def test_a_saved_draw_is_read_back_with_the_bytes_of_its_images(source, tmp_path
 
 
 def test_large_splits_are_written_in_shards(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_cssfe.data.long_tail_folder._SHARD_BYTES", 1)
+    monkeypatch.setattr("modeling_cssfe.data.long_tail.folder._SHARD_BYTES", 1)
     make_long_tailed(source, max_count=60).save(tmp_path / "drawn")
     assert len(list((tmp_path / "drawn" / "data").glob("test-0000?-of-00003.parquet"))) == 3
     loaded = load_images(tmp_path / "drawn", cache_dir=tmp_path / "cache")
@@ -461,7 +461,7 @@ def test_a_failure_of_the_script_is_one_line_with_code_1_and_leaves_nothing(
         raise failure
 
     monkeypatch.setattr(script, "load_images", lambda *_, **__: datasets.DatasetDict(train=source))
-    monkeypatch.setattr("modeling_cssfe.data.long_tail_folder._card", fail)
+    monkeypatch.setattr("modeling_cssfe.data.long_tail.folder._card", fail)
     assert script.main(["--data", "x", "--max_count", "20", "--output_dir", str(tmp_path / "new")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

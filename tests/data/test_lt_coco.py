@@ -9,8 +9,8 @@ import pytest
 from devkits import COCO_IDS, pack_zip, write_coco, write_lists
 
 from modeling_cssfe.data import load_images
-from modeling_cssfe.data.lt_coco import COCO_PARTS, LTCOCO
-from modeling_cssfe.data.official_lists import COCO_NAMES
+from modeling_cssfe.data.builders.lt_coco import COCO_PARTS, LTCOCO
+from modeling_cssfe.data.builders.official_lists import COCO_NAMES
 
 
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "prepare_lt_coco.py"

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from modeling_cssfe.data import LTDigits, class_statistics, decode_image, load_images
-from modeling_cssfe.data.lt_digits import (
+from modeling_cssfe.data.builders.lt_digits import (
     LABEL_NAMES,
     TRAIN_COUNTS,
     _draw_labels,

@@ -12,8 +12,9 @@ import pytest
 from devkits import VOC_CLASSES, pack_tar, voc_xml, write_lists, write_voc_year
 from PIL import Image
 
-from modeling_cssfe.data import load_images, record_builder
-from modeling_cssfe.data.lt_voc import LTVOC, VOC_PARTS
+from modeling_cssfe.data import load_images
+from modeling_cssfe.data.builders import record_builder
+from modeling_cssfe.data.builders.lt_voc import LTVOC, VOC_PARTS
 
 
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "prepare_lt_voc.py"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from devkits import jpeg
 
-from modeling_cssfe.data.nus_wide import NUSWIDE
+from modeling_cssfe.data.builders.nus_wide import NUSWIDE
 
 
 CONCEPTS = [f"concept{index:02d}" for index in range(81)]

@@ -8,7 +8,7 @@ import pytest
 from devkits import jpeg
 
 from modeling_cssfe.data import load_images
-from modeling_cssfe.data.odir import ODIR5K
+from modeling_cssfe.data.builders.odir import ODIR5K
 
 
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "prepare_csv_set.py"

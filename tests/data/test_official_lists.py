@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modeling_cssfe.configuration_cssfe import assign_groups
-from modeling_cssfe.data.official_lists import (
+from modeling_cssfe.data.builders.official_lists import (
     COCO_NAMES,
     LT_COCO_LISTS,
     LT_VOC_LISTS,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_cssfe.data.splits import files_by_split, in_order, split_of
+from modeling_cssfe.data.readers.splits import files_by_split, in_order, split_of
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from modeling_cssfe.data import ImageDecodingError
 from modeling_cssfe.data.loading import DataLoadingError
-from modeling_cssfe.data.records import image_features
+from modeling_cssfe.data.readers.records import image_features
 from modeling_cssfe.data.streaming import build_streaming_loader
 
 

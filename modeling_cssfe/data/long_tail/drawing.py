@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from .stratification import class_totals, present_labels, random_order
+from ..stratification import class_totals, present_labels, random_order
 
 
 METHODS = ("auto", "exact", "greedy")

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import datasets
 
+from ..readers.labels import LabelOptions, parse_label_columns
 from .archives import FolderTree
 from .downloads import file_digest
-from .labels import LabelOptions, parse_label_columns
 from .record_builder import Plan, RecordBuilder, RecordConfig, rows_from_labels, split_by_group
 from .spreadsheets import read_table, require_columns
 

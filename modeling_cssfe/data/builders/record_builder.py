@@ -21,12 +21,12 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from ..decoding import decode_image
+from ..readers.labels import RowLabels, label_ids
+from ..readers.records import image_features
+from ..readers.splits import in_order
+from ..stratification import sample_covering, stratified_split
 from .archives import FileTree
-from .decoding import decode_image
-from .labels import RowLabels, label_ids
-from .records import image_features
-from .splits import in_order
-from .stratification import sample_covering, stratified_split
 
 
 class Row(NamedTuple):

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..readers.labels import check_label_names
 from .downloads import check_digest, check_download, download, file_digest
-from .labels import check_label_names
 
 
 if TYPE_CHECKING:

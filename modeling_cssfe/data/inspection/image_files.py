@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .decoding import IMAGE_FORMATS, MAX_PIXELS, ImageDecodingError, decode_image
+from ..decoding import IMAGE_FORMATS, MAX_PIXELS, ImageDecodingError, decode_image
 
 
 if TYPE_CHECKING:

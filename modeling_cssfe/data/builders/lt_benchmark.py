@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import datasets
 
+from ..readers.coco import DIFFICULT_RULES
+from ..readers.labels import RowLabels
 from .archives import FileTree
-from .coco import DIFFICULT_RULES
-from .labels import RowLabels
 from .official_lists import ListedImage, OfficialList, load_lists
 from .record_builder import Plan, RecordBuilder, RecordConfig, Row, draw_validation
 

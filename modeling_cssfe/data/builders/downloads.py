@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..readers.records import folder_inside
 from .archives import FileTree, FolderTree, open_archive
-from .records import folder_inside
 
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ figures may mislead. Note: good to know.
 
 from collections.abc import Iterator, Sequence
 
-from .inspection import SEVERITIES, DuplicateImages, Finding, Inspection, SplitInspection
+from .inspect import SEVERITIES, DuplicateImages, Finding, Inspection, SplitInspection
 
 
 _TINY = 5  # training images of a class below which its average precision is mostly luck

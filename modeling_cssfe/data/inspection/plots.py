@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .inspection import Inspection
+from .inspect import Inspection
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def draw_inspection(inspection: Inspection, path: str | os.PathLike) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from ..training.run_folder import write_whole
+    from ...training.run_folder import write_whole
 
     check_picture_path(path)
     order = np.argsort(-np.asarray(inspection.group_counts), kind="stable")

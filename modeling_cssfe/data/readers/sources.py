@@ -53,10 +53,10 @@ def load_images(
     | `lt_voc`, `lt_coco` | the benchmarks `LTVOC` and `LTCOCO`, downloaded, or made of what lies in `image_root` |
     | a folder of `*.parquet` (or with them in `data/`), or one such file | splits by file name |
     | a folder from `save_to_disk` | a saved `datasets` data set |
-    | a folder with `metadata.jsonl` or `metadata.csv` | an image folder; `modeling_cssfe.data.image_folder` |
-    | a folder with `annotations/*.json`, or one JSON file | COCO; `modeling_cssfe.data.coco` |
-    | a folder with `Annotations/*.xml`, or XML files beside images | VOC; `modeling_cssfe.data.voc` |
-    | a folder with `data.yaml` or `classes.txt`, or one YAML file | YOLO text; `modeling_cssfe.data.yolo` |
+    | a folder with `metadata.jsonl` or `metadata.csv` | an image folder; `modeling_cssfe.data.readers.image_folder` |
+    | a folder with `annotations/*.json`, or one JSON file | COCO; `modeling_cssfe.data.readers.coco` |
+    | a folder with `Annotations/*.xml`, or XML files beside images | VOC; `modeling_cssfe.data.readers.voc` |
+    | a folder with `data.yaml` or `classes.txt`, or one YAML file | YOLO text; `modeling_cssfe.data.readers.yolo` |
     | another name without a folder of that name | a data set of the Hugging Face Hub |
 
     Args:
@@ -191,15 +191,15 @@ def _built(
 ) -> dict[str, "datasets.Dataset"]:
     builder: datasets.DatasetBuilder
     if name == "lt_digits":
-        from .lt_digits import LTDigits
+        from ..builders.lt_digits import LTDigits
 
         builder = LTDigits(cache_dir=cache)
     elif name == "lt_voc":
-        from .lt_voc import LTVOC
+        from ..builders.lt_voc import LTVOC
 
         builder = LTVOC(voc_root=None if root is None else str(root), difficult=difficult, cache_dir=cache)
     else:
-        from .lt_coco import LTCOCO
+        from ..builders.lt_coco import LTCOCO
 
         builder = LTCOCO(coco_root=None if root is None else str(root), difficult=difficult, cache_dir=cache)
     builder.download_and_prepare()

@@ -26,10 +26,10 @@ from pathlib import Path
 
 import datasets
 
+from ..readers.coco import coco_categories, coco_labels, parse_coco
+from ..readers.labels import RowLabels
 from .archives import FileTree, JoinedTree
-from .coco import coco_categories, coco_labels, parse_coco
 from .downloads import Part, open_part
-from .labels import RowLabels
 from .lt_benchmark import Annotations, LTBenchmark, LTBenchmarkConfig
 from .official_lists import COCO_NAMES, LT_COCO_LISTS, ListedImage
 

@@ -26,12 +26,12 @@ from pathlib import Path, PurePosixPath
 import datasets
 import numpy as np
 
+from ..readers.labels import check_label_names
+from ..readers.records import folder_inside
+from ..stratification import stratified_split
 from .archives import FolderTree
 from .downloads import file_digest
-from .labels import check_label_names
 from .record_builder import Plan, RecordBuilder, RecordConfig, Row, presence
-from .records import folder_inside
-from .stratification import stratified_split
 
 
 MISSING_RULES = ("error", "skip")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
-from .records import path_inside
+from ..readers.records import path_inside
 
 
 # The largest file that is wanted out of an archive is COCO's instances_train2017.json, 0.45 GB.

@@ -24,12 +24,12 @@ from pathlib import Path, PurePosixPath
 
 import datasets
 
+from ..readers.labels import RowLabels
+from ..readers.voc import voc_objects
 from .archives import FileTree, JoinedTree
 from .downloads import Part, open_part
-from .labels import RowLabels
 from .lt_benchmark import Annotations, LTBenchmark, LTBenchmarkConfig
 from .official_lists import LT_VOC_LISTS, VOC_NAMES, ListedImage
-from .voc import voc_objects
 
 
 # The MD5 sums are those that torchvision checks (torchvision/datasets/voc.py), whose mirror stands second.

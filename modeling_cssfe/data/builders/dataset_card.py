@@ -32,8 +32,8 @@ def render_dataset_card(
     import datasets
     from huggingface_hub import DatasetCardData
 
-    from ..configuration_cssfe import assign_groups
-    from ..version import __version__
+    from ...configuration_cssfe import assign_groups
+    from ...version import __version__
 
     if builder.plan is None:
         raise ValueError("the builder has no plan, because its set came from the cache; prepare it into a new folder.")

@@ -28,11 +28,11 @@ from pathlib import Path, PurePosixPath
 
 import datasets
 
+from ..readers.labels import EMPTY_CELL_RULES, LabelOptions, RowLabels, pick_labels
+from ..readers.records import path_inside
 from .archives import FolderTree
 from .downloads import file_digest
-from .labels import EMPTY_CELL_RULES, LabelOptions, RowLabels, pick_labels
 from .record_builder import Plan, RecordBuilder, RecordConfig, rows_from_labels, split_by_group
-from .records import path_inside
 from .spreadsheets import first_column, read_table
 
 

@@ -3,7 +3,7 @@
 
 from typing import TYPE_CHECKING
 
-from .inspection import Finding, Inspection
+from .inspect import Finding, Inspection
 
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..statistics import label_names_of, sparse_labels
+from ..stratification import class_totals, present_labels, stratified_split
 from .drawing import draw_long_tail
-from .statistics import label_names_of, sparse_labels
-from .stratification import class_totals, present_labels, stratified_split
 
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class LongTailDraw:
 
     def save(self, output_dir: str | os.PathLike) -> None:
         """Write the splits as Parquet, `report.json` and a card; see `save_long_tailed`."""
-        from .long_tail_folder import save_long_tailed
+        from .folder import save_long_tailed
 
         save_long_tailed(self, output_dir)
 
@@ -144,7 +144,7 @@ def make_long_tailed(
             and test, as negatives, and `"drop"` leaves them out. They are never drawn for training.
         split: Which split of a `DatasetDict` to draw from, or `"all"`; needed if it has several.
         seed: Of the draw and of the splits, >= 0.
-        method: `"auto"`, `"exact"` or `"greedy"`; see `modeling_cssfe.data.drawing`.
+        method: `"auto"`, `"exact"` or `"greedy"`; see `modeling_cssfe.data.long_tail.drawing`.
         time_limit: Seconds that the exact method may take for each of its two steps.
 
     Returns:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..configuration_cssfe import assign_groups
-from .decoding import MAX_PIXELS
-from .inspection_images import Copies, ImageScan, find_copies, scan_images
-from .statistics import label_names_of, sparse_labels
+from ...configuration_cssfe import assign_groups
+from ..decoding import MAX_PIXELS
+from ..statistics import label_names_of, sparse_labels
+from .image_files import Copies, ImageScan, find_copies, scan_images
 
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def inspect_images(
         ValueError: There is no such split, splits have different label names, a label id is out of range, or
             `num_threads` is below 1.
     """
-    from .inspection_findings import find_problems
+    from .findings import find_problems
 
     if num_threads < 1:
         raise ValueError(f"num_threads must be >= 1, got {num_threads}.")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import datasets
 
-    from .long_tail import LongTailDraw
+    from .make import LongTailDraw
 
 _ROWS_PER_GROUP = 100
 _SHARD_BYTES = 500_000_000
@@ -88,7 +88,7 @@ def _write_split(rows: "datasets.Dataset", folder: Path, split: str) -> None:
 def _card(report: dict[str, Any]) -> str:
     from huggingface_hub import DatasetCardData
 
-    from ..version import __version__
+    from ...version import __version__
 
     splits = list(report["images"])
     metadata = DatasetCardData(
