@@ -77,14 +77,20 @@ class Step:
         return time.perf_counter() - start
 
 
-def time_in_turns(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
+def time_in_turns(steps: dict[str, Step], repeats: int, limit_seconds: float) -> dict[str, list[float]]:
+    """Seconds of each model's steps; the order rotates, so that none always follows the heaviest."""
     for step in steps.values():
         step()
         step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, step in steps.items():
-            times[name].append(step())
+    names = list(steps)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    started = time.perf_counter()
+    for turn in range(repeats):
+        if turn >= 5 and time.perf_counter() - started > limit_seconds:
+            break
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(steps[name]())
     return times
 
 
@@ -119,9 +125,9 @@ def measure(arguments) -> list[dict]:
         for training in (True, False):
             # At 1,203 classes the reference's products take 4 GB each, and the text tower a minute a step on a CPU.
             limits = {"reference": arguments.reference_limit, "reference_with_text_tower": arguments.text_tower_limit}
-            names = [name for name in MODELS if num_classes <= limits.get(name, num_classes)]
+            names = [name for name in arguments.models if num_classes <= limits.get(name, num_classes)]
             steps = {name: Step(name, num_classes, training, arguments) for name in names}
-            times = time_in_turns(steps, arguments.repeats)
+            times = time_in_turns(steps, arguments.repeats, arguments.limit_seconds)
             del steps
             medians = {name: statistics.median(values) for name, values in times.items()}
             peaks = {name: peak_memory_in_own_process(name, num_classes, training, arguments) for name in names}
@@ -138,7 +144,7 @@ def measure(arguments) -> list[dict]:
                     "image_size": arguments.image_size,
                     "backbone": arguments.backbone,
                     "precision": "bf16" if arguments.bf16 else "fp32",
-                    "repeats": arguments.repeats,
+                    "repeats": len(times[name]),
                 }
                 rows.append(row)
                 print("  ".join(f"{key}={row[key]}" for key in list(row)[:7]), flush=True)
@@ -182,7 +188,9 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet50", help="timm architecture")
     parser.add_argument("--image_size", type=int, default=448, help="image side in pixels")
     parser.add_argument("--batch_size", type=int, default=2, help="images a step")
-    parser.add_argument("--repeats", type=int, default=15, help="timed steps of each model")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="net0 is always needed")
+    parser.add_argument("--repeats", type=int, default=25, help="timed steps of each model")
+    parser.add_argument("--limit_seconds", type=float, default=240, help="fewer steps, but 5, if they take longer")
     parser.add_argument("--reference_limit", type=int, default=1203, help="most classes of the reference")
     parser.add_argument("--text_tower_limit", type=int, default=80, help="most classes of the one with a text tower")
     parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
