@@ -93,8 +93,6 @@ class _StreamedImages(IterableDataset):
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
         epoch, delivered = int(self.epoch), int(self.delivered[worker]) * self.options.batch_size
-        if self.options.shuffle_buffer:  # otherwise datasets would change the order of the shards all the same
-            self.stream.set_epoch(epoch)
         for position, (row, stands_in) in enumerate(self._own_rows()):
             if position < delivered:
                 yield _Delivered()
@@ -176,6 +174,9 @@ class StreamingLoader:
         self._counts = self._resume if self._resume is not None else [0] * len(self._counts)
         self._resume = None
         self._images.delivered.copy_(torch.tensor(self._counts))
+        if self._images.options.shuffle_buffer:  # otherwise datasets would change the order of the shards all the same
+            # Here and not in the workers: they share the stream's epoch, and datasets adds to it without a lock.
+            self._images.stream.set_epoch(self.epoch)
         for worker, batch in self._loader:
             if batch is not None:
                 self._counts[worker] += 1

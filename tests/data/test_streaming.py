@@ -200,6 +200,14 @@ def test_an_interrupted_epoch_goes_on_with_the_very_next_batch(num_workers, give
     assert len(list(second)) == len(whole)
 
 
+def test_the_workers_agree_on_the_epoch_every_time():
+    # Workers that each set the shared epoch of the stream would now and then add theirs to another's.
+    whole = [batch["pixel_values"].tolist() for batch in load(epoch=6, num_workers=3, shuffle_buffer=8)]
+    for _ in range(8):
+        again = load(epoch=6, num_workers=3, shuffle_buffer=8)
+        assert [batch["pixel_values"].tolist() for batch in again] == whole
+
+
 def test_a_state_of_other_options_is_refused():
     state = build_streaming_loader(stream(), show, batch_size=2, seed=1).state_dict()
     with pytest.raises(ValueError, match="the state is of a loader with seed=1, this one has seed=0"):
