@@ -78,7 +78,7 @@ PRESETS: dict[str, dict] = {
         "map_gate": False,
         # Where a map is negative the class is not, so those positions lend it no features. With the signed mean, as
         # printed, either sign of a map may stand on the object; cut off at 0, maps mean what their name says, and
-        # photographs are classified better (docs/accuracy.md). A backbone that is trained from scratch learns more slowly so.
+        # photographs are classified better (docs/accuracy.md). From scratch, learning is slower with it.
         "map_pooling": "relu",
         "fusion_mode": "tokens",
         "fusion_residual": True,
