@@ -1,0 +1,173 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""What a run needs before its first step: verified data, the model, and the loaders."""
+
+import inspect
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..data import (
+    DecodedCache,
+    EvaluationTransform,
+    build_data_loader,
+    build_decoded_cache,
+    build_train_transform,
+    class_statistics,
+    label_matrix,
+    label_names_of,
+    load_images,
+    require_every_class,
+    training_draft_size,
+    verify_images,
+)
+from ..image_processing_cssfe import CSSFEImageProcessor
+from ..modeling_cssfe import CSSFEForImageClassification
+from .recipe import Recipe
+
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass
+class RunData:
+    """The run's splits and what is known of their classes."""
+
+    splits: "dict[str, datasets.Dataset]"
+    label_names: list[str]
+    class_counts: list[int]
+    num_samples: int
+    skipped: dict[str, list[str]]
+
+
+def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
+    """Load the splits that the recipe names, leave out or refuse unreadable images, and count the classes.
+
+    Raises:
+        ValueError: A split is missing, an option is unknown, an image is unreadable, or a class has no image.
+    """
+    known = list(inspect.signature(load_images).parameters)[1:]
+    for key in recipe.data_kwargs:
+        if key not in known:
+            raise ValueError(f"unknown data_kwargs.{key}; load_images takes {', '.join(known)}.")
+    splits = load_images(recipe.data, **recipe.data_kwargs)
+    for role, name in (("train_split", recipe.train_split), ("validation_split", recipe.validation_split)):
+        if name not in splits:
+            raise ValueError(
+                f"{recipe.data!r} has no split {name!r} ({role}); it has {', '.join(splits)}: set {role}, or carve a "
+                "validation split from the training images."
+            )
+    names = label_names_of(splits[recipe.train_split])
+    used, skipped = {}, {}
+    for name in (recipe.train_split, recipe.validation_split, recipe.test_split):
+        if name in splits:
+            used[name], report = verify_images(
+                splits[name],
+                on_error="skip" if recipe.skip_unreadable_images else "raise",
+                num_threads=os.cpu_count() or 1,
+                progress=show_progress,
+            )
+            skipped[name] = [image_id for _, image_id, _ in report.broken]
+    statistics = class_statistics(used[recipe.train_split], names)
+    require_every_class(statistics, recipe.train_split)
+    return RunData(used, names, list(statistics.class_counts), statistics.num_samples, skipped)
+
+
+def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassification:
+    """Build the recipe's model for the data's classes, with its first weights.
+
+    Raises:
+        ValueError: Weights, embeddings, loss or an option of the model do not fit.
+    """
+    settings = dict(recipe.model)
+    if recipe.loss_kwargs is not None:
+        settings["loss_kwargs"] = recipe.loss_kwargs
+    model = CSSFEForImageClassification.from_backbone(
+        recipe.backbone,
+        label_names=data.label_names,
+        class_counts=data.class_counts,
+        num_samples=data.num_samples,
+        backbone_weights=recipe.backbone_weights,
+        label_embeddings=recipe.label_embeddings,
+        seed=recipe.seed,
+        backbone_kwargs=recipe.backbone_kwargs or None,
+        image_size=recipe.image_size,
+        preset=recipe.preset,
+        ablation=recipe.ablation,
+        loss=recipe.loss,
+        **settings,
+    )
+    _ = model.loss_function  # an unknown loss or option is an error now, not after the first batch
+    if recipe.freeze_backbone:
+        model.cssfe.backbone.requires_grad_(False)
+    return model
+
+
+def _decoded_cache(recipe: Recipe, split: "datasets.Dataset", show_progress: bool) -> DecodedCache | None:
+    if recipe.decoded_cache is None:
+        return None
+    return build_decoded_cache(
+        split,
+        recipe.decoded_cache,
+        short_side=recipe.decoded_cache_short_side,
+        num_workers=os.cpu_count() or 1,
+        progress=show_progress,
+    )
+
+
+def build_run_loaders(
+    recipe: Recipe, processor: CSSFEImageProcessor, data: RunData, show_progress: bool
+) -> dict[str, DataLoader]:
+    """Build a loader of each split: the training split's in the sampler's order, the others in their own."""
+    train_data = data.splits[recipe.train_split]
+    transform = build_train_transform(
+        recipe.image_size,
+        processor.image_mean,
+        processor.image_std,
+        augmentation=recipe.augmentation,
+        crop_scale=tuple(recipe.crop_scale),
+        horizontal_flip=recipe.horizontal_flip,
+        random_erasing=recipe.random_erasing,
+    )
+    sampler = None
+    if recipe.sampler != "uniform" or recipe.sampler_kwargs:
+        from ..samplers import build_sampler
+
+        sampler = build_sampler(
+            recipe.sampler, labels=label_matrix(train_data), seed=recipe.seed, **recipe.sampler_kwargs
+        )
+    workers = recipe.num_workers
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else min(2, (os.cpu_count() or 1) - 1)
+    caches = {name: _decoded_cache(recipe, split, show_progress) for name, split in data.splits.items()}
+    loaders = {
+        recipe.train_split: build_data_loader(
+            train_data,
+            transform,
+            decoded_cache=caches[recipe.train_split],
+            draft_size=training_draft_size(recipe.image_size, recipe.crop_scale) if recipe.draft_decoding else None,
+            batch_size=recipe.batch_size,
+            shuffle=sampler is None,
+            sampler=sampler,
+            num_workers=workers,
+            seed=recipe.seed,
+            # A last batch of one image would make BatchNorm fail.
+            drop_last=len(train_data) > recipe.batch_size,
+        )
+    }
+    for name in data.splits:
+        if name != recipe.train_split:
+            loaders[name] = build_data_loader(
+                data.splits[name],
+                EvaluationTransform(processor),
+                decoded_cache=caches[name],
+                batch_size=2 * recipe.batch_size,
+                num_workers=workers,
+            )
+    return loaders
+
+
+__all__ = ["RunData", "build_run_loaders", "build_run_model", "load_run_data"]
