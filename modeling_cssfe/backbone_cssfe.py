@@ -14,12 +14,17 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 from transformers.utils import cached_file
 
 
 def build_timm_model(
-    name: str, image_size: tuple[int, int], num_channels: int = 3, backbone_kwargs: dict | None = None
+    name: str,
+    image_size: tuple[int, int],
+    num_channels: int = 3,
+    backbone_kwargs: dict | None = None,
+    stride_in_first_convolution: bool = False,
 ) -> nn.Module:
     """Build a timm architecture without head and without pretrained weights.
 
@@ -28,12 +33,13 @@ def build_timm_model(
         image_size: Height and width in pixels; architectures with position tables are sized for it.
         num_channels: Channels of the image.
         backbone_kwargs: Further arguments of `timm.create_model`.
+        stride_in_first_convolution: The layout of a bottleneck of He et al., 2015; see `CSSFEConfig`.
 
     Returns:
         The timm model.
 
     Raises:
-        ValueError: Unknown architecture, or arguments that it does not take.
+        ValueError: Unknown architecture, arguments that it does not take, or one without bottlenecks to lay out.
     """
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -50,20 +56,38 @@ def build_timm_model(
             options.setdefault("dynamic_img_size", True)
         elif "strict_img_size" in accepted:
             options.setdefault("strict_img_size", False)
-        return timm.create_model(name, **options)
+        model = timm.create_model(name, **options)
     except (TypeError, AssertionError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"backbone {name!r} cannot be built for {image_size[0]}x{image_size[1]} px with backbone_kwargs="
             f"{backbone_kwargs}: {reason}; change image_size or backbone_kwargs."
         ) from error
+    if stride_in_first_convolution:
+        _move_strides(model, name)
+    return model
+
+
+def _move_strides(model: nn.Module, name: str) -> None:
+    """Let the first convolution (1x1) of each bottleneck take the stride of its second (3x3), in place."""
+    blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    # An anti-aliasing layer takes the stride in place of the convolution.
+    plain = all(block.aa is None or isinstance(block.aa, nn.Identity) for block in blocks)
+    if not isinstance(model, ResNet) or not blocks or not plain:
+        raise ValueError(
+            f"backbone {name!r} has no plain ResNet bottlenecks, so stride_in_first_convolution does not apply; set it "
+            "to False, or choose one such as resnet50."
+        )
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 class CSSFEBackbone(nn.Module):
     """A timm architecture that returns feature maps, whatever its native output is.
 
     Args:
-        config: A `CSSFEConfig`; `backbone`, `backbone_kwargs`, `image_size` and `num_channels` are read.
+        config: A `CSSFEConfig`; `backbone`, `backbone_kwargs`, `stride_in_first_convolution`, `image_size` and
+            `num_channels` are read.
 
     Attributes:
         num_features: Channels of the feature maps.
@@ -77,7 +101,7 @@ class CSSFEBackbone(nn.Module):
         super().__init__()
         self.name = config.backbone
         self.image_size = config.image_height_and_width
-        self.timm_model: Any = build_timm_model(self.name, self.image_size, config.num_channels, config.backbone_kwargs)
+        self.timm_model: Any = self._build(config, self.image_size)
         with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
             probe, output = self._probe(config, self.image_size)
             self.unused_children = self._remove_unused_children(probe, output)
@@ -98,9 +122,14 @@ class CSSFEBackbone(nn.Module):
                 if not tensor.is_meta:
                     tensor._is_hf_initialized = True
 
+    def _build(self, config, image_size: tuple[int, int]) -> nn.Module:
+        return build_timm_model(
+            self.name, image_size, config.num_channels, config.backbone_kwargs, config.stride_in_first_convolution
+        )
+
     def _probe(self, config, image_size: tuple[int, int]) -> tuple[Any, torch.Tensor]:
         """Build the architecture for an image size and run it once; to be called on the meta device."""
-        probe: Any = build_timm_model(self.name, image_size, config.num_channels, config.backbone_kwargs).eval()
+        probe: Any = self._build(config, image_size).eval()
         try:
             return probe, probe.forward_features(torch.empty(1, config.num_channels, *image_size))
         except (AssertionError, RuntimeError, ValueError) as error:

@@ -154,6 +154,9 @@ class CSSFEConfig(PreTrainedConfig):
             Name of a timm architecture with spatial features. Never triggers a download.
         backbone_kwargs (`dict`, *optional*):
             Further arguments of `timm.create_model`, for example `{"output_stride": 16}` or `{"drop_path_rate": 0.1}`.
+        stride_in_first_convolution (`bool`, *optional*, defaults to `False`):
+            For ResNets with bottlenecks: a block that halves the map does so in its first convolution (1x1), as printed
+            in 2015 and as Caffe's and Keras's weights were trained, and not in its 3x3 one, as timm's and torchvision's.
         image_size (`int` or `list[int]`, *optional*, defaults to 448):
             Image side in pixels, or `[height, width]`.
         num_channels (`int`, *optional*, defaults to 3):
@@ -237,6 +240,7 @@ class CSSFEConfig(PreTrainedConfig):
 
     backbone: str = "resnet50"
     backbone_kwargs: dict | None = None
+    stride_in_first_convolution: bool = False
     image_size: int | list[int] | tuple[int, int] = 448
     num_channels: int = 3
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)

@@ -277,6 +277,11 @@ def render_table() -> str:
         "The last column is about a model that is built already: `image_size` can be set to any size that the",
         "architecture allows when it is built.",
         "",
+        "Weights of a ResNet with bottlenecks that were trained in the layout of 2015 (the first 1x1 convolution of a",
+        "block takes the stride: Caffe's, Keras's) need `stride_in_first_convolution=True`, a field of `CSSFEConfig`",
+        "that is saved with the model; in a recipe `model: {stride_in_first_convolution: true}`. Their file has the",
+        "same names and shapes, so nothing but the accuracy would tell.",
+        "",
         "Refused, because there is no spatial map to enhance: "
         + ", ".join(f"`{name}` ({reason})" for name, reason in NO_MAP.items())
         + ".",
