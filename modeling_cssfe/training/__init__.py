@@ -4,16 +4,19 @@
 from .engine import train
 from .evaluation import compute_scores, evaluate_model, load_trained_model
 from .recipe import Recipe, list_recipes, load_recipe
+from .repeat import RunToRepeat, read_run
 from .run_folder import SavingError
 
 
 __all__ = [
     "Recipe",
+    "RunToRepeat",
     "SavingError",
     "compute_scores",
     "evaluate_model",
     "list_recipes",
     "load_recipe",
     "load_trained_model",
+    "read_run",
     "train",
 ]

@@ -15,13 +15,22 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from ..image_processing_cssfe import CSSFEImageProcessor
 from .environment import build_accelerator, describe_environment
 from .loop import SUMMARY, Observer, Run, fit
+from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
 from .recipe import Recipe
+from .repeat import RunToRepeat, determinism, git_state, require_same_data
 from .report import class_table, group_table, show
 from .run_folder import RunFolder
+from .tracking import tracker_options
 
 
-def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    output_dir: str | os.PathLike,
+    quiet: bool = False,
+    *,
+    same_data_as: RunToRepeat | None = None,
+) -> dict[str, Any]:
     """Train a model and write everything about the run into a folder.
 
     Args:
@@ -29,6 +38,7 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
         output_dir: A folder that does not exist yet or is empty. It receives the model with its image processor and
             Hub code, `results.json`, `log.jsonl`, the model card `README.md` and `checkpoints/`.
         quiet: Print no progress and no table.
+        same_data_as: A run (see `read_run`) whose data this one must have; `None` takes the data as it is.
 
     Returns:
         What `results.json` holds.
@@ -36,8 +46,15 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
     Raises:
         ValueError: Something about recipe, data, weights or embeddings does not fit; nothing has been written then.
         SavingError: The folder cannot be written.
-        FloatingPointError: The loss is not finite any more.
+        FloatingPointError: The loss is not finite any more, or has exploded; the batch's image ids are named.
     """
+    with determinism(recipe.deterministic):
+        return _train(recipe, output_dir, quiet, same_data_as)
+
+
+def _train(
+    recipe: Recipe, output_dir: str | os.PathLike, quiet: bool, same_data_as: RunToRepeat | None
+) -> dict[str, Any]:
     start = time.perf_counter()
     folder = RunFolder(output_dir)
     accelerator = build_accelerator(
@@ -46,17 +63,21 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         # The schedule is stepped once an update, whatever the number of processes.
         step_scheduler_with_optimizer=False,
+        **tracker_options(recipe.trackers, output_dir),
     )
     set_seed(recipe.seed)
     show_progress = accelerator.is_main_process and not quiet
     data = load_run_data(recipe, show_progress)
+    if same_data_as is not None and same_data_as.data_fingerprint is not None:
+        require_same_data(data.fingerprint, same_data_as.data_fingerprint, same_data_as.source)
     model = build_run_model(recipe, data)
     processor = CSSFEImageProcessor.from_model_config(model.config)
     loaders = build_run_loaders(recipe, processor, data, show_progress)
     if accelerator.is_main_process:
         folder.create()
-    run = Run(recipe, data, folder, accelerator, model, loaders, _build_observers(recipe, quiet), quiet)
+    run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)
     run.prepare()
+    run.observers = _build_observers(run)
     fit(run)
     best = run.best
     results = {
@@ -75,6 +96,8 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
         "mixed_precision": accelerator.mixed_precision,
         "num_processes": accelerator.num_processes,
         "environment": describe_environment(),
+        "git": git_state(),
+        "data_fingerprint": data.fingerprint,
         "recipe": dataclasses.asdict(recipe),
     }
     for observer in run.observers:
@@ -87,9 +110,9 @@ def train(recipe: Recipe, output_dir: str | os.PathLike, quiet: bool = False) ->
     return results
 
 
-def _build_observers(recipe: Recipe, quiet: bool) -> list[Observer]:
+def _build_observers(run: Run) -> list[Observer]:
     """Who looks on at the run, in the order in which they are called."""
-    return []
+    return [RunMonitor(run)]
 
 
 def _write_run(folder: RunFolder, model, processor, results: dict[str, Any]) -> None:

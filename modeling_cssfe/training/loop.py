@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..data import label_names_of
 from ..metrics import long_tail_map
@@ -22,6 +21,7 @@ from ..modeling_cssfe import CSSFEForImageClassification
 from .evaluation import align_labels, compute_scores
 from .optimization import build_optimizer, build_schedule
 from .preparation import RunData
+from .probability_curves import group_probabilities
 from .recipe import Recipe
 from .run_folder import RunFolder
 
@@ -38,8 +38,17 @@ class Observer:
 
     name = ""
 
-    def on_step_end(self, run: "Run", batch: dict[str, torch.Tensor], loss: torch.Tensor) -> None:
-        """Called after each batch with its loss, which lies on the device: reading it waits for the device."""
+    def on_epoch_start(self, run: "Run") -> None:
+        """Called before the first batch of an epoch, or of what an interruption left of it (`run.step` is not 0)."""
+
+    def on_step_end(self, run: "Run", batch: dict[str, torch.Tensor], loss: torch.Tensor, logits: torch.Tensor) -> None:
+        """Called after each batch with its loss and logits, which lie on the device: reading them waits for it."""
+
+    def before_saving(self, run: "Run") -> None:
+        """Called before weights are saved, on every process; raise what forbids it."""
+
+    def on_steps_done(self, run: "Run", entry: dict[str, Any]) -> None:
+        """Called after the last batch of an epoch, before its evaluation; may add to the entry of `log.jsonl`."""
 
     def on_epoch_end(self, run: "Run", entry: dict[str, Any]) -> None:
         """Called after an epoch and its evaluation; may add to the entry of `log.jsonl`, or set `run.stop_reason`."""
@@ -145,8 +154,6 @@ def fit(run: Run) -> None:
             observer.on_epoch_end(run, entry)
         if accelerator.is_main_process:
             run.folder.append_log(entry)
-            if not run.quiet:
-                tqdm.write(_epoch_line(entry, recipe.epochs))
         if run.stop_reason is not None:
             break
     run.model.load_state_dict(run.best["state"])
@@ -160,19 +167,15 @@ def _train_epoch(run: Run) -> dict[str, Any]:
     started, images = time.perf_counter(), 0
     run.loss_sum = torch.zeros((), device=accelerator.device)
     run.step = 0
-    bar = tqdm(
-        run.train_loader,
-        desc=f"epoch {run.epoch}/{recipe.epochs}",
-        leave=False,
-        disable=run.quiet or not accelerator.is_main_process,
-    )
-    for batch in bar:
+    for observer in run.observers:
+        observer.on_epoch_start(run)
+    for batch in run.train_loader:
         with accelerator.accumulate(model):
             pixels = batch["pixel_values"]
             if recipe.channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            loss = model(pixel_values=pixels, labels=batch["labels"]).loss
-            accelerator.backward(loss)
+            output = model(pixel_values=pixels, labels=batch["labels"])
+            accelerator.backward(output.loss)
             if accelerator.sync_gradients and recipe.max_grad_norm is not None:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             run.optimizer.step()
@@ -181,31 +184,24 @@ def _train_epoch(run: Run) -> dict[str, Any]:
                 if run.average is not None:
                     run.average.update(accelerator.unwrap_model(model), step=run.schedule.last_epoch)
             run.optimizer.zero_grad()
-        loss = loss.detach().float()
+        loss = output.loss.detach().float()
         run.loss_sum += loss
         run.step += 1
         images += len(pixels) * accelerator.num_processes
         for observer in run.observers:
-            observer.on_step_end(run, batch, loss)
-        if run.step % 10 == 1:  # reading the loss waits for the device
-            value = run.loss_sum.item() / run.step
-            if not math.isfinite(value):
-                break
-            bar.set_postfix(loss=f"{value:.4f}")
-    loss_value = run.loss_sum.item() / max(run.step, 1)
-    if not math.isfinite(loss_value):
-        raise FloatingPointError(
-            f"the loss is not finite at epoch {run.epoch}, step {run.step}; lower learning_rate, set max_grad_norm, or "
-            "use mixed_precision=no."
-        )
+            observer.on_step_end(run, batch, loss, output.logits.detach())
+    loss_value = run.loss_sum.item() / max(run.step, 1)  # waits for the device
     elapsed = time.perf_counter() - started
-    return {
+    entry = {
         "epoch": run.epoch,
         "loss": loss_value,
         "learning_rate": max(group["lr"] for group in run.optimizer.param_groups),
         "images_per_second": round(images / elapsed, 2),
         "seconds": round(elapsed, 3),
     }
+    for observer in run.observers:
+        observer.on_steps_done(run, entry)
+    return entry
 
 
 def _validate(run: Run) -> dict[str, Any]:
@@ -219,16 +215,17 @@ def _validate(run: Run) -> dict[str, Any]:
         run.best.update(epoch=run.epoch, score=score, validation=result, state=state)
         if run.accelerator.is_main_process:
             run.folder.save_files(partial(run.model.save_pretrained, state_dict=dict(state)), "checkpoints/best")
-    return {key: result[key] for key in SUMMARY}
+    return {key: result[key] for key in SUMMARY} | {"validation_probabilities": result["probabilities"]}
 
 
 def _judge(run: Run, judged: nn.Module, split: str) -> dict[str, Any]:
     scores, labels = compute_scores(judged, run.loaders[split], run.accelerator, f"judging {split}")
     labels = align_labels(labels, label_names_of(run.data.splits[split]), run.data.label_names)
     config = run.model.config
-    return long_tail_map(
+    result = long_tail_map(
         scores, labels, run.data.class_counts, config.head_min, config.tail_max, label_names=run.data.label_names
     )
+    return result | {"probabilities": group_probabilities(scores, labels, config.groups)}
 
 
 def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
@@ -240,14 +237,6 @@ def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
         for module in backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-
-
-def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
-    line = f"epoch {entry['epoch']:>3}/{epochs}  loss {entry['loss']:.4f}  {entry['images_per_second']:.0f} images/s"
-    if "map_total" in entry:
-        shown = ("-" if entry[key] is None else f"{100 * entry[key]:.1f}" for key in SUMMARY)
-        line += "  mAP total/head/medium/tail " + " / ".join(shown)
-    return line
 
 
 __all__ = ["SUMMARY", "Observer", "Run", "fit"]

@@ -26,6 +26,7 @@ from ..data import (
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
 from .recipe import Recipe
+from .repeat import data_fingerprint
 
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class RunData:
     class_counts: list[int]
     num_samples: int
     skipped: dict[str, list[str]]
+    fingerprint: dict[str, str]  # split -> SHA-256 of ids, labels and image files
 
 
 def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
@@ -73,7 +75,8 @@ def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
             skipped[name] = [image_id for _, image_id, _ in report.broken]
     statistics = class_statistics(used[recipe.train_split], names)
     require_every_class(statistics, recipe.train_split)
-    return RunData(used, names, list(statistics.class_counts), statistics.num_samples, skipped)
+    fingerprint = {name: data_fingerprint(split) for name, split in used.items()}
+    return RunData(used, names, list(statistics.class_counts), statistics.num_samples, skipped, fingerprint)
 
 
 def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassification:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..configuration_cssfe import ABLATIONS, PRESETS
+from .tracking import tracker_problems
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -74,6 +75,10 @@ class Recipe:
         compile: Compile the model with `torch.compile`.
         num_workers: Loader processes; `null` chooses by the number of cores.
         evaluate_every: Epochs between validations; the last epoch is always validated.
+        early_stopping_patience: Validations without a gain in mAP after which the run ends; `null` for never.
+        early_stopping_min_delta: Gain in mAP (a fraction, .001 is a tenth of a point) that counts as one.
+        trackers: `tensorboard` and/or `trackio`, on this machine.
+        deterministic: Deterministic kernels alone, so that a GPU repeats a run to the bit; slower.
         seed: Seed of everything random.
     """
 
@@ -120,6 +125,10 @@ class Recipe:
     compile: bool = False
     num_workers: int | None = None
     evaluate_every: int = 1
+    early_stopping_patience: int | None = None
+    early_stopping_min_delta: float = 0.0
+    trackers: list[str] = field(default_factory=list)
+    deterministic: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -156,6 +165,11 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append(f"warmup_fraction is {recipe.warmup_fraction}: give a number in [0, 1)")
     if recipe.ema_decay is not None and not 0 < recipe.ema_decay < 1:
         problems.append(f"ema_decay is {recipe.ema_decay}: give a number in (0, 1) or null")
+    if recipe.early_stopping_patience is not None and recipe.early_stopping_patience < 1:
+        problems.append(f"early_stopping_patience is {recipe.early_stopping_patience}: give a number >= 1 or null")
+    if recipe.early_stopping_min_delta < 0:
+        problems.append(f"early_stopping_min_delta is {recipe.early_stopping_min_delta}: give a number >= 0")
+    problems += tracker_problems(recipe.trackers)
     if recipe.weight_decay < 0:
         problems.append(f"weight_decay is {recipe.weight_decay}: give a number >= 0")
     if recipe.num_workers is not None and recipe.num_workers < 0:

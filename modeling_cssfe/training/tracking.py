@@ -1,0 +1,93 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""TensorBoard and trackio, through Accelerate's trackers.
+
+Both write to this machine only. TensorBoard's files lie in the run's folder, under `tensorboard/`; trackio keeps its
+data base in its own folder (`TRACKIO_DIR`), where `trackio show` finds it, in the project `cssfe`, under the name of
+the run's folder.
+"""
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+
+TRACKERS = ("tensorboard", "trackio")
+_PROJECT = "cssfe"
+# Where trackio would send what it is told; a run stays on its machine.
+_REMOTE_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+
+
+def tracker_problems(trackers: Sequence[str]) -> list[str]:
+    """What is wrong with a recipe's `trackers`, one text each."""
+    problems = []
+    for name in trackers:
+        if name not in TRACKERS:
+            near = difflib.get_close_matches(str(name), TRACKERS, n=1)
+            mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(TRACKERS)}"
+            problems.append(f"unknown tracker {name!r}: {mend}")
+    if len(set(trackers)) < len(trackers):
+        problems.append(f"trackers is {list(trackers)}: name each once")
+    return problems
+
+
+def tracker_options(trackers: Sequence[str], output_dir: str | os.PathLike) -> dict[str, Any]:
+    """Arguments for `Accelerator` that a recipe's trackers need.
+
+    Args:
+        trackers: From `TRACKERS`.
+        output_dir: The run's folder.
+
+    Raises:
+        ValueError: A tracker is unknown, its package is not installed, or trackio is set up to send data elsewhere.
+    """
+    problems = tracker_problems(trackers)
+    if problems:
+        raise ValueError("; ".join(problems) + ".")
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"tracker {name!r} is not installed; pip install 'cssfe[tracking]', or leave it out.")
+    remote = [name for name in _REMOTE_VARIABLES if os.environ.get(name)]
+    if "trackio" in trackers and remote:
+        raise ValueError(f"{remote[0]} is set, but runs are tracked on this machine only; unset it.")
+    if not trackers:
+        return {}
+    return {
+        "log_with": list(trackers),
+        "project_config": ProjectConfiguration(
+            project_dir=os.fspath(output_dir), logging_dir=os.path.join(os.fspath(output_dir), "tensorboard")
+        ),
+    }
+
+
+def start_trackers(accelerator: Accelerator, trackers: Sequence[str], output_dir: str | os.PathLike) -> None:
+    """Start the trackers of an `Accelerator` that was made with `tracker_options`; the run's folder must exist."""
+    if not trackers:
+        return
+    name = Path(output_dir).resolve().name
+    accelerator.init_trackers(
+        _PROJECT,
+        init_kwargs={
+            # A run that is resumed goes on under its name.
+            "trackio": {"name": name, "resume": "allow", "embed": False, "auto_log_gpu": False, "auto_log_cpu": False},
+        },
+    )
+
+
+def flat_numbers(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested log entry, as `{"a/b": number}`; everything else is left out."""
+    numbers: dict[str, float] = {}
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            numbers |= flat_numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[f"{prefix}{key}"] = value
+    return numbers
+
+
+__all__ = ["TRACKERS", "flat_numbers", "start_trackers", "tracker_options", "tracker_problems"]
