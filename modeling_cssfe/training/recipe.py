@@ -74,7 +74,15 @@ class Recipe:
         channels_last: Memory format of images and convolutions.
         compile: Compile the model with `torch.compile`.
         num_workers: Loader processes; `null` chooses by the number of cores.
+        streaming_shards: Read the training split as a stream of this many shards, in place of random access; `null` for
+            random access. The uniform sampler alone. Loader processes get whole shards, so no more of them than shards.
+        streaming_shuffle_buffer: Images of a stream among which the next one is drawn.
+        sync_batch_norm: BatchNorm statistics over the batches of all GPUs, not of each one.
+        gradient_checkpointing: Compute activations again in the backward pass: less memory, more time.
         evaluate_every: Epochs between validations; the last epoch is always validated.
+        checkpoint_every_epochs: Epochs between checkpoints to resume from.
+        checkpoint_every_steps: Updates between checkpoints within epochs; `null` for none.
+        checkpoints_kept: How many of them to keep until the run is done.
         early_stopping_patience: Validations without a gain in mAP after which the run ends; `null` for never.
         early_stopping_min_delta: Gain in mAP (a fraction, .001 is a tenth of a point) that counts as one.
         trackers: `tensorboard` and/or `trackio`, on this machine.
@@ -124,7 +132,14 @@ class Recipe:
     channels_last: bool = True
     compile: bool = False
     num_workers: int | None = None
+    streaming_shards: int | None = None
+    streaming_shuffle_buffer: int = 1024
+    sync_batch_norm: bool = False
+    gradient_checkpointing: bool = False
     evaluate_every: int = 1
+    checkpoint_every_epochs: int = 1
+    checkpoint_every_steps: int | None = None
+    checkpoints_kept: int = 2
     early_stopping_patience: int | None = None
     early_stopping_min_delta: float = 0.0
     trackers: list[str] = field(default_factory=list)
@@ -151,8 +166,10 @@ def _problems(recipe: Recipe) -> list[str]:
         value = getattr(recipe, name)
         if value not in choices:
             problems.append(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
-    for name in ("image_size", "epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every"):
-        if getattr(recipe, name) < 1:
+    for name in ("image_size", "epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every",
+                 "checkpoint_every_epochs", "checkpoint_every_steps", "checkpoints_kept", "streaming_shards"):  # fmt: skip
+        value = getattr(recipe, name)
+        if value is not None and value < 1:
             problems.append(f"{name} is {getattr(recipe, name)}: give a number >= 1")
     for name in ("learning_rate", "backbone_learning_rate", "max_grad_norm"):
         value = getattr(recipe, name)
@@ -182,6 +199,10 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append("decoded_cache_short_side needs decoded_cache: give a folder, or leave both out")
     if recipe.draft_decoding and recipe.decoded_cache is not None:
         problems.append("draft_decoding and decoded_cache exclude each other: a cache holds decoded images")
+    if recipe.streaming_shuffle_buffer < 0:
+        problems.append(f"streaming_shuffle_buffer is {recipe.streaming_shuffle_buffer}: give a number >= 0")
+    if recipe.streaming_shards is not None and (recipe.sampler != "uniform" or recipe.decoded_cache is not None):
+        problems.append("streaming_shards excludes sampler and decoded_cache: a stream has an order and no rows")
     if recipe.sampler == "two_branch":
         problems.append("sampler 'two_branch' draws pairs of batches for models of two branches: choose another")
     if recipe.validation_split == recipe.test_split:
