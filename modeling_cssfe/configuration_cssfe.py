@@ -155,8 +155,8 @@ class CSSFEConfig(PreTrainedConfig):
         backbone_kwargs (`dict`, *optional*):
             Further arguments of `timm.create_model`, for example `{"output_stride": 16}` or `{"drop_path_rate": 0.1}`.
         stride_in_first_convolution (`bool`, *optional*, defaults to `False`):
-            For ResNets with bottlenecks: a block that halves the map does so in its first convolution (1x1), as printed
-            in 2015 and as Caffe's and Keras's weights were trained, and not in its 3x3 one, as timm's and torchvision's.
+            For ResNets with bottlenecks: a block that halves the map does so in its first convolution (1x1), as in the
+            paper of 2015 and in Caffe's and Keras's weights, and not in its 3x3 one, as in timm's and torchvision's.
         image_size (`int` or `list[int]`, *optional*, defaults to 448):
             Image side in pixels, or `[height, width]`.
         num_channels (`int`, *optional*, defaults to 3):

@@ -70,9 +70,17 @@ class Recipe:
             `null` for none. It is reached gradually, so that short runs are not held back by their first weights.
         mixed_precision: `auto` (bf16 where the machine computes in it, otherwise none), `no`, `bf16` or `fp16`.
         freeze_backbone: Train the head alone; the backbone stays in evaluation mode.
+        cache_features: Folder for feature maps of the frozen backbone, computed at the first run: the head then trains
+            on them in seconds. `null` runs the backbone on every image. Needs `freeze_backbone`.
+        feature_views: Cached ways of looking at each training image, of which an epoch shows one: as it is, mirrored,
+            and random crops with the recipe's augmentation.
+        feature_precision: `bf16` or `fp32`, of the maps in the cache.
         freeze_batch_norm: Keep the backbone's BatchNorm statistics as loaded.
         channels_last: Memory format of images and convolutions.
         compile: Compile the model with `torch.compile`.
+        augment_on_device: Crop, flip, recolour and erase on the device, in batches; loader processes only decode and
+            resize. For a GPU that waits for its loader. Needs `augmentation: none`.
+        color_jitter: Largest change of brightness, contrast and saturation with `augment_on_device`, as a fraction.
         num_workers: Loader processes; `null` chooses by the number of cores.
         streaming_shards: Read the training split as a stream of this many shards, in place of random access; `null` for
             random access. The uniform sampler alone. Loader processes get whole shards, so no more of them than shards.
@@ -128,9 +136,14 @@ class Recipe:
     ema_decay: float | None = 0.998
     mixed_precision: str = "auto"
     freeze_backbone: bool = False
+    cache_features: str | None = None
+    feature_views: int = 6
+    feature_precision: str = "bf16"
     freeze_batch_norm: bool = False
     channels_last: bool = True
     compile: bool = False
+    augment_on_device: bool = False
+    color_jitter: float = 0.0
     num_workers: int | None = None
     streaming_shards: int | None = None
     streaming_shuffle_buffer: int = 1024
@@ -162,6 +175,7 @@ def _problems(recipe: Recipe) -> list[str]:
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
         ("mixed_precision", MIXED_PRECISIONS),
+        ("feature_precision", ("bf16", "fp32")),
     ):
         value = getattr(recipe, name)
         if value not in choices:
@@ -203,10 +217,35 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append(f"streaming_shuffle_buffer is {recipe.streaming_shuffle_buffer}: give a number >= 0")
     if recipe.streaming_shards is not None and (recipe.sampler != "uniform" or recipe.decoded_cache is not None):
         problems.append("streaming_shards excludes sampler and decoded_cache: a stream has an order and no rows")
+    problems += _problems_of_features(recipe)
     if recipe.sampler == "two_branch":
         problems.append("sampler 'two_branch' draws pairs of batches for models of two branches: choose another")
     if recipe.validation_split == recipe.test_split:
         problems.append(f"validation_split and test_split are both {recipe.test_split!r}: choose on another split")
+    return problems
+
+
+def _problems_of_features(recipe: Recipe) -> list[str]:
+    """What is wrong with cached features and augmentation on the device."""
+    problems = []
+    if recipe.feature_views < 1:
+        problems.append(f"feature_views is {recipe.feature_views}: give a number >= 1")
+    if recipe.cache_features is not None:
+        if not recipe.freeze_backbone:
+            problems.append(
+                "cache_features needs freeze_backbone: true: cached maps do not follow a backbone that learns"
+            )
+        for name in ("compile", "augment_on_device", "draft_decoding"):
+            if getattr(recipe, name):
+                problems.append(f"{name} and cache_features exclude each other: no image is seen after the first run")
+    if recipe.augment_on_device and recipe.augmentation != "none":
+        problems.append(
+            f"augment_on_device has no policy {recipe.augmentation!r}: set augmentation to none, and color_jitter if wanted"
+        )
+    if not 0 <= recipe.color_jitter < 1:
+        problems.append(f"color_jitter is {recipe.color_jitter}: give a fraction in [0, 1)")
+    if recipe.color_jitter and not recipe.augment_on_device:
+        problems.append("color_jitter needs augment_on_device: true; on the CPU choose an augmentation")
     return problems
 
 
