@@ -67,8 +67,7 @@ def _maps(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
         epochs, values = _series(entries, f"map_{name}")
         if epochs:
             drawn = True
-            axes.plot(epochs, [100 * value for value in values], color=_COLOURS[name], marker=_MARKERS[name],
-                      markersize=4, label=name)  # fmt: skip
+            _plot(axes, epochs, [100 * value for value in values], name, name)
     if not drawn:
         return None
     epochs, totals = _series(entries, "map_total")
@@ -76,7 +75,7 @@ def _maps(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
         best = epochs[totals.index(max(totals))]
         axes.axvline(best, color=_COLOURS["total"], linestyle=":", linewidth=1, label=f"best epoch ({best})")
     axes.set(xlabel="epoch", ylabel="mAP (%)", title="Validation mAP by group")
-    axes.legend()
+    _legend_beside(axes)
     return figure
 
 
@@ -94,11 +93,29 @@ def _probabilities(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
             for kind, line in (("positive", "-"), ("negative", "--")):
                 epochs, values = _series(entries, key, group, kind)
                 if epochs:
-                    axes.plot(epochs, values, line, color=_COLOURS[group], marker=_MARKERS[group], markersize=4,
-                              label=f"{group}, {kind}s")  # fmt: skip
+                    _plot(axes, epochs, values, group, f"{group}, {kind}s", line)
         axes.set(xlabel="epoch", ylabel="mean predicted probability", title=f"Probabilities, {title}", ylim=(0, 1))
-        axes.legend(fontsize=8)
+    _legend_beside(all_axes[-1])
     return figure
+
+
+def _plot(axes: Any, epochs: Sequence[int], values: Sequence[float], name: str, label: str, line: str = "-") -> None:
+    hollow = {"markerfacecolor": "none"} if line != "-" else {}
+    axes.plot(
+        epochs,
+        values,
+        line,
+        color=_COLOURS[name],
+        marker=_MARKERS[name],
+        markersize=4,
+        markevery=max(1, len(epochs) // 20),
+        label=label,
+        **hollow,
+    )
+
+
+def _legend_beside(axes: Any) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def _series(entries: Sequence[Mapping[str, Any]], *keys: str) -> tuple[list[int], list[float]]:
@@ -119,7 +136,7 @@ def _new_figure(num_panels: int) -> "tuple[Figure, Sequence[Any]]":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4 * num_panels, 4), layout="constrained")
+    figure = Figure(figsize=(6.4 * num_panels + 1, 4), layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(1, num_panels, squeeze=False)[0]
     for axes in all_axes:

@@ -3,7 +3,7 @@
 
 Reading a loss waits for the accelerator, so losses stay where they are and are read together every few steps, with the
 rows of their batches. A run therefore goes on for at most `every - 1` steps after the bad one; nothing is saved in
-between, because whoever saves calls `check` first.
+between, because a checkpoint and an evaluation call `check` first.
 """
 
 import math

@@ -44,9 +44,6 @@ class Observer:
     def on_step_end(self, run: "Run", batch: dict[str, torch.Tensor], loss: torch.Tensor, logits: torch.Tensor) -> None:
         """Called after each batch with its loss and logits, which lie on the device: reading them waits for it."""
 
-    def before_saving(self, run: "Run") -> None:
-        """Called before weights are saved, on every process; raise what forbids it."""
-
     def on_steps_done(self, run: "Run", entry: dict[str, Any]) -> None:
         """Called after the last batch of an epoch, before its evaluation; may add to the entry of `log.jsonl`."""
 
@@ -57,7 +54,11 @@ class Observer:
         """Called before the results are written; may add to them."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of this observer: plain values, for JSON."""
+        """Return what a checkpoint keeps of this observer: plain values, for JSON.
+
+        Called on every process before anything is written; what the main process returns is kept for all. Raise what
+        forbids a checkpoint.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -147,7 +148,7 @@ def fit(run: Run) -> None:
     for epoch in range(run.epoch, recipe.epochs + 1):
         run.epoch = epoch
         run.set_epoch()
-        entry = _train_epoch(run)
+        entry = train_epoch(run)
         if run.epoch % recipe.evaluate_every == 0 or run.epoch == recipe.epochs:
             entry |= _validate(run)
         for observer in run.observers:
@@ -158,10 +159,11 @@ def fit(run: Run) -> None:
             break
     run.model.load_state_dict(run.best["state"])
     if recipe.test_split in run.loaders:
-        run.best["test"] = _judge(run, run.prepared, recipe.test_split)
+        run.best["test"] = judge(run, run.prepared, recipe.test_split)
 
 
-def _train_epoch(run: Run) -> dict[str, Any]:
+def train_epoch(run: Run) -> dict[str, Any]:
+    """Train for one epoch, and return its line of the log as far as it is known."""
     recipe, accelerator, model = run.recipe, run.accelerator, run.prepared
     _set_train_mode(accelerator.unwrap_model(model), recipe)
     started, images = time.perf_counter(), 0
@@ -207,7 +209,7 @@ def _train_epoch(run: Run) -> dict[str, Any]:
 def _validate(run: Run) -> dict[str, Any]:
     """Judge this epoch, keep it if it is the best so far, and return its figures for the log."""
     judged = run.average.module if run.average is not None else run.prepared
-    result = _judge(run, judged, run.recipe.validation_split)
+    result = judge(run, judged, run.recipe.validation_split)
     score = -1.0 if result["map_total"] is None else result["map_total"]
     if run.best["epoch"] is None or score > run.best["score"]:
         state = (run.average.module if run.average is not None else run.model).state_dict()
@@ -218,7 +220,8 @@ def _validate(run: Run) -> dict[str, Any]:
     return {key: result[key] for key in SUMMARY} | {"validation_probabilities": result["probabilities"]}
 
 
-def _judge(run: Run, judged: nn.Module, split: str) -> dict[str, Any]:
+def judge(run: Run, judged: nn.Module, split: str) -> dict[str, Any]:
+    """Judge weights on a split: what `long_tail_map` gives, and `probabilities`."""
     scores, labels = compute_scores(judged, run.loaders[split], run.accelerator, f"judging {split}")
     labels = align_labels(labels, label_names_of(run.data.splits[split]), run.data.label_names)
     config = run.model.config
@@ -239,4 +242,4 @@ def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
                 module.eval()
 
 
-__all__ = ["SUMMARY", "Observer", "Run", "fit"]
+__all__ = ["SUMMARY", "Observer", "Run", "fit", "judge", "train_epoch"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 
 from .curves import draw_curves, read_log
 from .divergence import LossMonitor
@@ -33,6 +34,7 @@ class RunMonitor(Observer):
 
     def __init__(self, run: Run):
         recipe, accelerator = run.recipe, run.accelerator
+        self.accelerator = accelerator
         alone_on_cpu = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         self.losses = LossMonitor(
             _ImageIds(run.data.splits.get(recipe.train_split)),
@@ -70,14 +72,10 @@ class RunMonitor(Observer):
             rate = max(group["lr"] for group in run.optimizer.param_groups)
             run.accelerator.log({"step/loss": recent, "step/learning_rate": rate}, step=self.steps)
 
-    def before_saving(self, run: Run) -> None:
-        """See to it that weights made of a bad loss are not saved. Waits for the device."""
-        self.losses.check()
-
     def on_steps_done(self, run: Run, entry: dict[str, Any]) -> None:
         """Close the epoch's training part, before it is judged."""
         self.progress.end_epoch()
-        self.losses.check()
+        self.losses.check()  # what is judged and saved from here on comes from losses that were looked at
         entry["training_probabilities"] = self.probabilities.compute(run.accelerator)
         memory = peak_gpu_memory(run.accelerator.device)
         if memory is not None:
@@ -112,20 +110,26 @@ class RunMonitor(Observer):
         run.folder.save_files(save, "curves")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as plain values for JSON; each process has its own."""
+        """What a resumed run needs, as plain values for JSON. All processes call it; it has the sums of each.
+
+        Raises:
+            FloatingPointError: The weights come from a loss that went wrong, and are not to be kept.
+        """
+        self.losses.check()
+        own = {"losses": self.losses.state_dict(), "probabilities": self.probabilities.state_dict()}
         return {
             "steps": self.steps,
-            "losses": self.losses.state_dict(),
-            "probabilities": self.probabilities.state_dict(),
             "early_stopping": self.stopping.state_dict(),
+            "processes": gather_object([own]),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.steps = int(state["steps"])
-        self.losses.load_state_dict(state["losses"])
-        self.probabilities.load_state_dict(state["probabilities"])
         self.stopping.load_state_dict(state["early_stopping"])
+        own = state["processes"][self.accelerator.process_index]
+        self.losses.load_state_dict(own["losses"])
+        self.probabilities.load_state_dict(own["probabilities"])
 
 
 class _ImageIds:

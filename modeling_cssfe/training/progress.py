@@ -56,8 +56,9 @@ class TrainingProgress:
         self._judged = ""
         self._loss: float | None = None
         self._started: float | None = None
-        self._steps_done = 0
-        self._restart_speed()
+        self._steps_done = self._images = 0
+        self._epoch = self._num_steps = self._step = 0
+        self._epoch_started = self._shown = self._clock()
 
     def start_epoch(self, epoch: int, num_steps: int, first_step: int = 0) -> None:
         """Begin an epoch.
@@ -68,7 +69,8 @@ class TrainingProgress:
             first_step: Batches that an interrupted run had done already.
         """
         self._epoch, self._num_steps, self._step = epoch, num_steps, first_step
-        self._restart_speed()
+        self._images = 0
+        self._epoch_started = self._shown = self._clock()
         if self._started is None:
             self._started = self._clock()
         if self.quiet or not self.console.is_terminal:
@@ -149,10 +151,6 @@ class TrainingProgress:
         """Print a line, unless quiet."""
         if not self.quiet:
             print(line, flush=True)
-
-    def _restart_speed(self) -> None:
-        self._images = 0
-        self._epoch_started = self._shown = self._clock()
 
 
 def judged_text(entry: Mapping[str, Any]) -> str:
