@@ -10,10 +10,12 @@ import os
 import time
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 
 from ..image_processing_cssfe import CSSFEImageProcessor
 from .environment import build_accelerator, describe_environment
+from .frozen_features import FeatureFeed, build_feature_loaders
 from .loop import SUMMARY, Observer, Run, fit
 from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
@@ -57,14 +59,7 @@ def _train(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     folder = RunFolder(output_dir)
-    accelerator = build_accelerator(
-        recipe.mixed_precision,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        # The schedule is stepped once an update, whatever the number of processes.
-        step_scheduler_with_optimizer=False,
-        **tracker_options(recipe.trackers, output_dir),
-    )
+    accelerator = build_run_accelerator(recipe, output_dir)
     set_seed(recipe.seed)
     show_progress = accelerator.is_main_process and not quiet
     data = load_run_data(recipe, show_progress)
@@ -72,13 +67,18 @@ def _train(
         require_same_data(data.fingerprint, same_data_as.data_fingerprint, same_data_as.source)
     model = build_run_model(recipe, data)
     processor = CSSFEImageProcessor.from_model_config(model.config)
-    loaders = build_run_loaders(recipe, processor, data, show_progress)
+    if recipe.cache_features is None:
+        loaders = build_run_loaders(recipe, processor, data, show_progress)
+    else:
+        loaders = build_feature_loaders(recipe, model, data.splits, accelerator, show_progress)
+        FeatureFeed(model)
     if accelerator.is_main_process:
         folder.create()
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)
     run.prepare()
     run.observers = _build_observers(run)
     fit(run)
+    FeatureFeed.detach(model)
     best = run.best
     results = {
         **{key: best["validation"][key] for key in SUMMARY},
@@ -110,6 +110,22 @@ def _train(
     return results
 
 
+def build_run_accelerator(recipe: Recipe, output_dir: str | os.PathLike) -> Accelerator:
+    """The accelerator that a recipe asks for.
+
+    Raises:
+        ValueError: The device has no such precision, or a tracker is missing.
+    """
+    return build_accelerator(
+        recipe.mixed_precision,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        # The schedule is stepped once an update, whatever the number of processes.
+        step_scheduler_with_optimizer=False,
+        **tracker_options(recipe.trackers, output_dir),
+    )
+
+
 def _build_observers(run: Run) -> list[Observer]:
     """Who looks on at the run, in the order in which they are called."""
     return [RunMonitor(run)]
@@ -136,4 +152,4 @@ def _show_results(results: dict[str, Any]) -> None:
     show(class_table(last, "Average precision by class"), group_table(judged, name))
 
 
-__all__ = ["train"]
+__all__ = ["build_run_accelerator", "train"]

@@ -2,9 +2,9 @@
 """Feature maps of a frozen backbone, computed once and kept on disk, so that a head trains in seconds.
 
 A view is one way of looking at every image of a split: `plain` as in evaluation, `flip` its mirror image, and `crop0`,
-`crop1`, ... random crops, flipped and recoloured as the recipe says. Views stand in for augmentation: an epoch shows one
-view of each image. There is one safetensors file a split and view. Its name carries a hash of all that its maps depend
-on (images, weights, architecture, size, view, precision), and its header says the same in words and has a checksum.
+`crop1`, ... random crops, flipped and recoloured as the recipe says. Views stand in for augmentation: an epoch shows
+one view of each image. There is one safetensors file a split and view. Its name carries a hash of all that its maps
+depend on (images, weights, architecture, size, view, precision); its header says the same in words, with a checksum.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from safetensors import safe_open
 
 from ..backbone_cssfe import CSSFEBackbone
 from ..configuration_cssfe import CSSFEConfig
-from ..data import DecodedCache, EvaluationTransform, build_data_loader, build_train_transform
+from ..data import EvaluationTransform, build_data_loader, build_train_transform
 from ..data.decoding import read_encoded
 from ..data.transforms import ImageTransform
 from ..image_processing_cssfe import CSSFEImageProcessor
@@ -156,16 +156,13 @@ class FeatureCache:
             "precision": precision,
         }
 
-    def maps(
-        self, dataset: "datasets.Dataset", split: str, views: FeatureViews, decoded_cache: DecodedCache | None = None
-    ) -> dict[str, torch.Tensor]:
+    def maps(self, dataset: "datasets.Dataset", split: str, views: FeatureViews) -> dict[str, torch.Tensor]:
         """Open the maps of a split, computing what is not there or not whole.
 
         Args:
             dataset: The split, as `load_images` gives it.
             split: Its name, for files and messages.
             views: Which views.
-            decoded_cache: Decoded images of this data set, instead of decoding.
 
         Returns:
             For each view `(N, D, H, W)` maps, mapped from the file rather than read into memory.
@@ -177,8 +174,6 @@ class FeatureCache:
         from filelock import FileLock
 
         images = {"images": _hash_images(dataset), "num_images": len(dataset)}
-        if decoded_cache is not None:  # its images may be smaller than the files'
-            images["decoded"] = decoded_cache.header["options"]
         opened = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in views.names:
@@ -191,7 +186,7 @@ class FeatureCache:
                     self._say_what_differs(f"{split}-{name}", parts)
                     number = int(name[4:]) if name.startswith("crop") else 0
                     transform = views.transform(name, self.processor)
-                    self._write(file, parts, self._compute(dataset, transform, number, decoded_cache, file.stem))
+                    self._write(file, parts, self._compute(dataset, transform, number, f"{split} {name}"))
                     maps = self._open(file, parts)
                     if maps is None:
                         raise ValueError(f"the feature maps {file} changed while they were written; run again.")
@@ -237,12 +232,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _compute(
-        self,
-        dataset: "datasets.Dataset",
-        transform: ImageTransform,
-        number: int,
-        decoded_cache: DecodedCache | None,
-        title: str,
+        self, dataset: "datasets.Dataset", transform: ImageTransform, number: int, title: str
     ) -> Iterator[torch.Tensor]:
         from tqdm.auto import tqdm
 
@@ -252,11 +242,10 @@ class FeatureCache:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
-            decoded_cache=decoded_cache,
         )
         loader.sampler.set_epoch(number)  # crops of their own for each view
         self.backbone.eval().to(self.device)
-        for batch in tqdm(loader, desc=title.rsplit("-", 1)[0], leave=False, disable=not self.progress):
+        for batch in tqdm(loader, desc=title, leave=False, disable=not self.progress):
             pixels = batch["pixel_values"].to(self.device, non_blocking=True)
             with self.autocast():
                 maps = self.backbone(pixels.contiguous(memory_format=torch.channels_last))

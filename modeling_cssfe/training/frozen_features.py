@@ -11,11 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..data import DecodedCache, EpochSampler, label_matrix, label_names_of
+from ..data import EpochSampler, label_matrix, label_names_of
 from ..data.loading import WatchedDataLoader, mix_seed
 from ..modeling_cssfe import CSSFEForImageClassification
 from ..samplers import build_sampler
 from .feature_cache import FeatureCache, FeatureViews
+from .preparation import loader_workers
 from .recipe import Recipe
 
 
@@ -65,8 +66,6 @@ def build_feature_loaders(
     model: CSSFEForImageClassification,
     splits: "dict[str, datasets.Dataset]",
     accelerator: Accelerator,
-    decoded_caches: dict[str, DecodedCache | None] | None = None,
-    num_workers: int = 0,
     progress: bool = False,
 ) -> dict[str, DataLoader]:
     """Compute or open the maps of all splits and build a loader of each.
@@ -76,8 +75,6 @@ def build_feature_loaders(
         model: With its backbone's weights.
         splits: The training split has all views, the others the plain one.
         accelerator: Its device and precision are those that the backbone runs in.
-        decoded_caches: Decoded images of each split.
-        num_workers: Processes that decode; maps themselves are read by this one.
         progress: Show progress bars while maps are computed.
 
     Returns:
@@ -97,7 +94,7 @@ def build_feature_loaders(
         autocast=accelerator.autocast,
         computed_in=accelerator.mixed_precision,
         batch_size=recipe.batch_size,
-        num_workers=num_workers,
+        num_workers=loader_workers(recipe),  # they decode images; maps are read by this process
         progress=progress,
     )
     views = FeatureViews(
@@ -112,7 +109,7 @@ def build_feature_loaders(
         training = name == recipe.train_split
         shown = views if training else FeatureViews(1)
         images: Any = FeatureDataset(
-            split, cache.maps(split, name, shown, (decoded_caches or {}).get(name)), recipe.seed
+            split, cache.maps(split, name, shown), recipe.seed
         )
         order: Any = range(len(images))
         if training:

@@ -45,11 +45,11 @@ class RunData:
     fingerprint: dict[str, str]  # split -> SHA-256 of ids, labels and image files
 
 
-def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
-    """Load the splits that the recipe names, leave out or refuse unreadable images, and count the classes.
+def load_run_splits(recipe: Recipe) -> "dict[str, datasets.Dataset]":
+    """Load the splits that the recipe names; no image is looked at.
 
     Raises:
-        ValueError: A split is missing, an option is unknown, an image is unreadable, or a class has no image.
+        ValueError: A split is missing, or an option is unknown.
     """
     known = list(inspect.signature(load_images).parameters)[1:]
     for key in recipe.data_kwargs:
@@ -62,17 +62,27 @@ def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
                 f"{recipe.data!r} has no split {name!r} ({role}); it has {', '.join(splits)}: set {role}, or carve a "
                 "validation split from the training images."
             )
+    wanted = (recipe.train_split, recipe.validation_split, recipe.test_split)
+    return {name: splits[name] for name in wanted if name in splits}
+
+
+def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
+    """Load the splits that the recipe names, leave out or refuse unreadable images, and count the classes.
+
+    Raises:
+        ValueError: A split is missing, an option is unknown, an image is unreadable, or a class has no image.
+    """
+    splits = load_run_splits(recipe)
     names = label_names_of(splits[recipe.train_split])
     used, skipped = {}, {}
-    for name in (recipe.train_split, recipe.validation_split, recipe.test_split):
-        if name in splits:
-            used[name], report = verify_images(
-                splits[name],
-                on_error="skip" if recipe.skip_unreadable_images else "raise",
-                num_threads=os.cpu_count() or 1,
-                progress=show_progress,
-            )
-            skipped[name] = [image_id for _, image_id, _ in report.broken]
+    for name, split in splits.items():
+        used[name], report = verify_images(
+            split,
+            on_error="skip" if recipe.skip_unreadable_images else "raise",
+            num_threads=os.cpu_count() or 1,
+            progress=show_progress,
+        )
+        skipped[name] = [image_id for _, image_id, _ in report.broken]
     statistics = class_statistics(used[recipe.train_split], names)
     require_every_class(statistics, recipe.train_split)
     fingerprint = {name: data_fingerprint(split) for name, split in used.items()}
@@ -109,6 +119,14 @@ def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassificatio
     return model
 
 
+def loader_workers(recipe: Recipe) -> int:
+    """Processes that load images: the recipe's number, or one that suits the machine."""
+    if recipe.num_workers is not None:
+        return recipe.num_workers
+    cores = os.cpu_count() or 1
+    return min(8, cores) if torch.cuda.is_available() else min(2, cores - 1)
+
+
 def _decoded_cache(recipe: Recipe, split: "datasets.Dataset", show_progress: bool) -> DecodedCache | None:
     if recipe.decoded_cache is None:
         return None
@@ -142,9 +160,7 @@ def build_run_loaders(
         sampler = build_sampler(
             recipe.sampler, labels=label_matrix(train_data), seed=recipe.seed, **recipe.sampler_kwargs
         )
-    workers = recipe.num_workers
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else min(2, (os.cpu_count() or 1) - 1)
+    workers = loader_workers(recipe)
     caches = {name: _decoded_cache(recipe, split, show_progress) for name, split in data.splits.items()}
     loaders = {
         recipe.train_split: build_data_loader(
@@ -173,4 +189,4 @@ def build_run_loaders(
     return loaders
 
 
-__all__ = ["RunData", "build_run_loaders", "build_run_model", "load_run_data"]
+__all__ = ["RunData", "build_run_loaders", "build_run_model", "load_run_data", "load_run_splits", "loader_workers"]

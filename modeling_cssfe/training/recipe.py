@@ -235,12 +235,13 @@ def _problems_of_features(recipe: Recipe) -> list[str]:
             problems.append(
                 "cache_features needs freeze_backbone: true: cached maps do not follow a backbone that learns"
             )
-        for name in ("compile", "augment_on_device", "draft_decoding"):
+        for name in ("compile", "augment_on_device", "draft_decoding", "decoded_cache"):
             if getattr(recipe, name):
                 problems.append(f"{name} and cache_features exclude each other: no image is seen after the first run")
     if recipe.augment_on_device and recipe.augmentation != "none":
         problems.append(
-            f"augment_on_device has no policy {recipe.augmentation!r}: set augmentation to none, and color_jitter if wanted"
+            f"augment_on_device has no policy {recipe.augmentation!r}: set augmentation to none, and color_jitter if "
+            "wanted"
         )
     if not 0 <= recipe.color_jitter < 1:
         problems.append(f"color_jitter is {recipe.color_jitter}: give a fraction in [0, 1)")
