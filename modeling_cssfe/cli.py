@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from .commands import card, data, data_embed, evaluate, explain, info, predict, push, thresholds, train
+from .commands import card, data, data_embed, demo, evaluate, explain, info, predict, push, thresholds, train
 
 
 DESCRIPTION = "Long-tailed multi-label image classification with CSSFE."
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         verb.set_defaults(function=function)
         return verb
 
-    for verb in (train, evaluate, thresholds, predict, explain, card, push, data, data_embed, info):
+    for verb in (train, evaluate, thresholds, predict, explain, demo, card, push, data, data_embed, info):
         verb.register(add)
     return parser
 
