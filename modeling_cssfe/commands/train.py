@@ -2,15 +2,30 @@
 """`cssfe train`: a recipe to a trained model."""
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from ._verbs import AddVerb
+
+
+if TYPE_CHECKING:
+    from ..training import Recipe, RunToRepeat
 
 
 def register(add: AddVerb) -> None:
     """Declare `cssfe train`."""
     train = add("train", _train, "Train a model from a recipe.")
-    train.add_argument("--recipe", default="lt_digits", help="shipped recipe (see `cssfe info`) or YAML file")
+    train.add_argument("--recipe", help="shipped recipe (see `cssfe info`) or YAML file; lt_digits if nothing is given")
     train.add_argument("--output_dir", required=True, help="new or empty folder for the run")
+    train.add_argument(
+        "--from", dest="repeat", metavar="RESULTS", help="results.json of a run, or its folder, to repeat that run"
+    )
+    train.add_argument(
+        "--allow_changed_data", action="store_true", help="with --from: train although the data is not what it was"
+    )
+    train.add_argument(
+        "--dry_run", action="store_true", help="check data, weights, memory, a step, saving and an evaluation; no run"
+    )
     train.add_argument("--data", help="data in place of the recipe's: lt_digits, folder, file or `datasets` name")
     train.add_argument("--backbone_weights", help="true, false or a .safetensors file in place of the recipe's")
     train.add_argument("--label_embeddings", help="text encoder, .safetensors file or random in place of the recipe's")
@@ -24,11 +39,60 @@ def register(add: AddVerb) -> None:
 def _train(options: argparse.Namespace) -> None:
     from ..training import load_recipe, train
 
+    before = _run_to_repeat(options)
     values = {name: getattr(options, name) for name in ("data", "backbone_weights", "label_embeddings", "seed")}
     values = {name: value for name, value in values.items() if value is not None}
     if str(values.get("backbone_weights")).lower() in ("true", "false"):
         values["backbone_weights"] = values["backbone_weights"].lower() == "true"
-    train(load_recipe(options.recipe, options.set, values), options.output_dir, quiet=options.quiet)
+    recipe = load_recipe(options.recipe or "lt_digits" if before is None else before.recipe, options.set, values)
+    if options.dry_run:
+        _dry_run(recipe, options)
+        return
+    train(
+        recipe,
+        options.output_dir,
+        quiet=options.quiet,
+        same_data_as=None if options.allow_changed_data else before,
+    )
+
+
+def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
+    """Read the run that `--from` names, and say what of the machine is not as it was."""
+    if options.repeat is None:
+        if options.allow_changed_data:
+            raise ValueError("--allow_changed_data is for a run that is repeated; give --from RESULTS.")
+        return None
+    if options.recipe is not None:
+        raise ValueError("--from has a recipe of its own; leave --recipe out, and change keys with --set.")
+    from accelerate import PartialState
+
+    from ..training import read_run
+    from ..training.environment import describe_environment
+
+    before = read_run(options.repeat)
+    state = PartialState()
+    if state.is_main_process:
+        for difference in before.differences(describe_environment(), state.num_processes):
+            print(f"cssfe train: {difference}: numbers may differ", file=sys.stderr)
+        if before.data_fingerprint is None:
+            print(f"cssfe train: {before.source} has no data fingerprint to compare with", file=sys.stderr)
+    return before
+
+
+def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> None:
+    from accelerate import PartialState
+
+    from ..training.dry_run import DryRunError, check_table, dry_run
+    from ..training.report import show
+
+    checks = dry_run(recipe, options.output_dir)
+    if PartialState().is_main_process:
+        show(check_table(checks))
+    failed = [check for check in checks if check.ok is False]
+    if failed and options.debug:
+        raise failed[0].error
+    if failed:
+        raise DryRunError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(one.name for one in failed)}.")
 
 
 __all__ = ["register"]

@@ -284,12 +284,14 @@ def _names() -> str:
 
 
 def load_recipe(
-    name_or_file: str | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+    name_or_file: str | Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Read a recipe and apply overrides.
 
     Args:
-        name_or_file: Shipped name or YAML file; `None` starts from the defaults.
+        name_or_file: Shipped name or YAML file; or the keys themselves; `None` starts from the defaults.
         overrides: `["key=value", "model.hidden_size=256"]`, values read as YAML; these win over the file.
         values: Keys with values taken as they are; these win over everything.
 
@@ -304,7 +306,10 @@ def load_recipe(
             raise ValueError(f"cannot read {override!r}; write key=value.")
     try:
         layers = [OmegaConf.structured(Recipe)]
-        if name_or_file is not None:
+        if isinstance(name_or_file, Mapping):
+            _check_keys(name_or_file, "the recipe")
+            layers.append(OmegaConf.create(dict(name_or_file)))
+        elif name_or_file is not None:
             file = find_recipe(name_or_file)
             loaded = OmegaConf.load(file)
             if not isinstance(loaded, DictConfig):

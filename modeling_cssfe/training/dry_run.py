@@ -1,0 +1,331 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""Trying a run out in seconds, before it takes days: every part of it once, nothing left behind."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from rich.markup import escape
+from rich.table import Table
+
+from ..configuration_cssfe import GROUPS
+from ..data import class_statistics, label_names_of, require_every_class, verify_images
+from ..image_processing_cssfe import CSSFEImageProcessor
+from ..modeling_cssfe import CSSFEForImageClassification
+from .divergence import LossMonitor
+from .engine import build_run_accelerator
+from .evaluation import align_labels
+from .loop import Observer, Run, judge, train_epoch
+from .preparation import RunData, build_run_loaders, build_run_model, load_run_splits
+from .progress import duration
+from .recipe import Recipe
+from .repeat import determinism
+from .run_folder import RunFolder
+
+
+_DECODED_IMAGES = 64  # of each split, spread evenly over it
+_EVALUATED_BATCHES = 2
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check of a dry run found.
+
+    Attributes:
+        name: What was checked.
+        ok: Whether it is in order; `None` if it was not reached, because a check before it failed.
+        detail: What was seen, or the error in one line.
+        error: The exception, if it failed.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    error: Exception | None = None
+
+
+class DryRunError(RuntimeError):
+    """A dry run found something that would have stopped the run."""
+
+
+def dry_run(recipe: Recipe, output_dir: str | os.PathLike | None = None) -> list[Check]:
+    """Check everything about a run in seconds: nothing is written but into a temporary folder that is removed.
+
+    In the order of the table: the run's folder and its disk, splits, a sample of the images, labels, label embeddings
+    and weights, a batch as the loader gives it, two updates (with their time), memory, checkpoint and model written and
+    read back, and an evaluation of a few batches. Of a check that fails the error is noted; what needs it is not
+    reached, everything else is still checked.
+
+    Not checked: images outside of the sample, caches of decoded images or features (they are not built), and whether a
+    later step needs more memory than the first two.
+
+    Args:
+        recipe: The run.
+        output_dir: The folder that it is to have, which stays as it is; `None` checks no folder.
+
+    Returns:
+        One entry a check.
+    """
+    with determinism(recipe.deterministic), tempfile.TemporaryDirectory(prefix="cssfe-dry-run-") as temporary:
+        return _DryRun(recipe, output_dir, Path(temporary)).checks()
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """The checks as a table."""
+    table = Table(title="Dry run", title_justify="left")
+    for column in ("check", "", "seen"):
+        table.add_column(column)
+    words = {True: "[green]ok[/green]", False: "[bold red]failed[/bold red]", None: "[dim]not reached[/dim]"}
+    for check in checks:
+        table.add_row(check.name, words[check.ok], escape(check.detail))
+    return table
+
+
+class _DryRun:
+    """The checks, and what they hand on to each other."""
+
+    def __init__(self, recipe: Recipe, output_dir: str | os.PathLike | None, temporary: Path):
+        # Caches take minutes to fill; one loader process shows whether loader processes start.
+        changes: dict[str, Any] = {"num_workers": 0 if recipe.num_workers == 0 else 1, "trackers": []}
+        changes |= {"decoded_cache": None, "decoded_cache_short_side": None}
+        self.recipe = dataclasses.replace(recipe, **changes)
+        self.given = recipe
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.temporary = temporary
+        self.notes: dict[str, Any] = {}
+
+    def checks(self) -> list[Check]:
+        steps: list[tuple[str, Callable[[], str], tuple[str, ...]]] = [
+            ("folder", self._folder, ()),
+            ("device", self._device, ()),
+            ("splits", self._splits, ()),
+            ("images", self._images, ("splits",)),
+            ("labels", self._labels, ("splits",)),
+            ("model", self._model, ("device", "labels")),
+            ("batch", self._batch, ("images", "model")),
+            ("step", self._step, ("batch",)),
+            ("memory", self._memory, ("step",)),
+            ("checkpoint", self._checkpoint, ("step",)),
+            ("evaluation", self._evaluation, ("step",)),
+        ]
+        done: dict[str, Check] = {}
+        for name, look, needs in steps:
+            failed = [need for need in needs if not done[need].ok]
+            if failed:
+                done[name] = Check(name, None, f"needs {failed[0]}")
+                continue
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a few images have classes without positives
+                    done[name] = Check(name, True, look())
+            except Exception as error:
+                text = " ".join(str(error).split()) or type(error).__name__
+                done[name] = Check(name, False, text, error)
+        return list(done.values())
+
+    def _folder(self) -> str:
+        if self.output_dir is None:
+            return "none given"
+        RunFolder(self.output_dir)
+        existing = next(path for path in (self.output_dir, *self.output_dir.resolve().parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            raise ValueError(f"{os.fspath(existing)!r} cannot be written to; choose another output_dir.")
+        self.notes["free"] = shutil.disk_usage(existing).free
+        return f"{self.output_dir} is free; {_size(self.notes['free'])} left on its disk"
+
+    def _device(self) -> str:
+        self.accelerator = build_run_accelerator(self.recipe, self.temporary)
+        set_seed(self.recipe.seed)
+        device = self.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        return (
+            f"{name}, {self.accelerator.num_processes} process(es), mixed precision {self.accelerator.mixed_precision}"
+        )
+
+    def _splits(self) -> str:
+        self.splits = load_run_splits(self.recipe)
+        return ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
+
+    def _images(self) -> str:
+        broken = []
+        for split in self.splits.values():
+            count = min(_DECODED_IMAGES, len(split))
+            rows = [index * len(split) // count for index in range(count)]
+            on_error = "skip" if self.recipe.skip_unreadable_images else "raise"
+            _, report = verify_images(
+                split.select(rows), on_error=on_error, num_threads=os.cpu_count() or 1, progress=False
+            )
+            broken += [image_id for _, image_id, _ in report.broken]
+        total = sum(min(_DECODED_IMAGES, len(split)) for split in self.splits.values())
+        left = f", {len(broken)} unreadable and left out ({broken[0]!r}, ...)" if broken else ""
+        return f"{total} decoded{left}"
+
+    def _labels(self) -> str:
+        recipe = self.recipe
+        names = label_names_of(self.splits[recipe.train_split])
+        statistics = class_statistics(self.splits[recipe.train_split], names)
+        require_every_class(statistics, recipe.train_split)
+        unseen = []
+        for name, split in self.splits.items():
+            own = label_names_of(split)
+            align_labels(torch.zeros(1, len(own)).numpy(), own, names)
+            counts = dict(zip(own, class_statistics(split, own).class_counts, strict=True))
+            unseen += [f"{count} in {name}" for count in [sum(not counts[label] for label in names)] if count]
+        self.data = RunData(self.splits, names, list(statistics.class_counts), statistics.num_samples, {}, {})
+        absent = f"; without positives and so not judged: {', '.join(unseen)}" if unseen else ""
+        counts = f"{max(statistics.class_counts):,} to {min(statistics.class_counts):,} images each"
+        return f"{len(names)} classes, {counts}{absent}"
+
+    def _model(self) -> str:
+        self.model = build_run_model(self.recipe, self.data)
+        self.processor = CSSFEImageProcessor.from_model_config(self.model.config)
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        text = f"{self.recipe.backbone}, {weights / 1e6:.2f} M weights"
+        if self.model.config.uses_fusion:
+            text += f", label embeddings {tuple(self.model.cssfe.label_embeddings.shape)}"
+        groups = self.model.config.groups
+        return text + ", " + ", ".join(f"{groups.count(group)} {group}" for group in GROUPS)
+
+    def _batch(self) -> str:
+        self.loaders = build_run_loaders(self.recipe, self.processor, self.data, False)
+        started = time.perf_counter()
+        batch = next(iter(self.loaders[self.recipe.train_split]))
+        if not torch.isfinite(batch["pixel_values"]).all():
+            raise ValueError("the first batch holds pixels that are not finite; look at the images and augmentation.")
+        shape = " x ".join(str(side) for side in batch["pixel_values"].shape)
+        seconds = time.perf_counter() - started
+        return f"{shape}, loaded in {seconds:.2f} s with {self.recipe.num_workers} loader process(es)"
+
+    def _step(self) -> str:
+        observer = _Steps()
+        folder = RunFolder(self.temporary / "run")
+        folder.create()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        self.run = Run(
+            self.recipe, self.data, folder, self.accelerator, self.model, self.loaders, [observer], quiet=True
+        )
+        self.run.prepare()
+        steps_per_epoch = len(self.run.train_loader)
+        with _few_batches(self.run, self.recipe.train_split, 2 * self.recipe.gradient_accumulation_steps):
+            self.run.set_epoch()
+            train_epoch(self.run)
+        text = f"loss {observer.losses[-1]:.4f}; {observer.seconds[-1]:.3f} s"
+        if len(observer.seconds) > 1:  # the first one warms up
+            total = observer.seconds[-1] * steps_per_epoch * self.recipe.epochs
+            text += f", about {duration(total)} for {self.recipe.epochs} epoch(s) of {steps_per_epoch} step(s)"
+        return text
+
+    def _memory(self) -> str:
+        device = self.accelerator.device
+        if device.type == "cuda":
+            peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+            return f"peak {_size(peak)} of {_size(total)} on the GPU"
+        peak, available = _own_peak_memory(), _machine_memory()
+        return f"peak {_size(peak)} of {_size(available)}, loader processes not counted"
+
+    def _checkpoint(self) -> str:
+        folder = self.temporary / "model"
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        again = CSSFEForImageClassification.from_pretrained(folder).state_dict()
+        for name, value in self.model.state_dict().items():
+            if not torch.equal(again[name], value.cpu()):
+                raise RuntimeError(f"{name} is not what was saved; please report this.")
+        CSSFEImageProcessor.from_pretrained(folder)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        free = self.notes.get("free", math.inf)
+        if size * 2 > free:  # the best epoch's and the last one
+            raise OSError(f"the run needs {_size(2 * size)} and {_size(free)} are free; choose another output_dir.")
+        return f"{_size(size)} written and read back, equal to the bit"
+
+    def _evaluation(self) -> str:
+        run, split = self.run, self.recipe.validation_split
+        judged = run.average.module if run.average is not None else run.prepared
+        with _few_batches(run, split, _EVALUATED_BATCHES):
+            result = judge(run, judged, split)
+        total = result["map_total"]
+        return f"mAP of {_EVALUATED_BATCHES} batch(es) of {split}: " + ("-" if total is None else f"{100 * total:.1f}")
+
+
+class _Steps(Observer):
+    """Reads each step's loss and time."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self._monitor = LossMonitor(every=1)
+        self._started = time.perf_counter()
+
+    def on_epoch_start(self, run: Run) -> None:
+        self._started = time.perf_counter()
+
+    def on_step_end(self, run: Run, batch: Any, loss: torch.Tensor, logits: torch.Tensor) -> None:
+        self._monitor.step(run.epoch, run.step, loss, batch)
+        self.losses.append(loss.item())
+        now = time.perf_counter()
+        self.seconds.append(now - self._started)
+        self._started = now
+
+
+class _FewBatches:
+    """The first batches of a loader, with everything else as the loader has it."""
+
+    def __init__(self, loader: Any, count: int):
+        self._loader, self._count = loader, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self._loader), self._count)
+
+    def __len__(self) -> int:
+        return min(self._count, len(self._loader))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+@contextlib.contextmanager
+def _few_batches(run: Run, split: str, count: int) -> Iterator[None]:
+    loader = run.loaders[split]
+    run.loaders[split] = _FewBatches(loader, count)
+    try:
+        yield
+    finally:
+        run.loaders[split] = loader
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def _own_peak_memory() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    # Kilobytes on Linux, bytes on macOS.
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _machine_memory() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.nan
+
+
+__all__ = ["Check", "DryRunError", "check_table", "dry_run"]
