@@ -4,14 +4,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from ..modeling_cssfe import CSSFEForImageClassification
+from .drawing import check_figure_path, figure_style, new_figure, save_figure
+from .kinds import explain_batch
+from .overlays import check_alignment, draw_overlay, resize_maps
 
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ class LabelMaps:
     after: np.ndarray | None
 
 
-@torch.no_grad()
 def compute_label_maps(
     model: CSSFEForImageClassification,
     processor,
@@ -59,29 +58,24 @@ def compute_label_maps(
         One entry a label, in the order asked for or by falling score.
 
     Raises:
-        ValueError: A label that the model does not have; the nearest is suggested.
+        ValueError: A label that the model does not have (the nearest is suggested), or a processor that crops.
     """
+    check_alignment(processor)
     names = model.config.label_names
+    targets = None if labels is None else [find_label(label, names) for label in labels]
     pixels = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)
-    output = model.eval()(pixels)
-    scores = output.logits[0].float().sigmoid().cpu()
-    if labels is None:
-        indices = scores.argsort(descending=True)[:top_k].tolist()
-    else:
-        indices = [find_label(label, names) for label in labels]
-    size = (image.height, image.width)
-    before = _resize(output.class_activation_maps[:, indices], size)
-    after = (
-        None if output.enhanced_activation_maps is None else _resize(output.enhanced_activation_maps[:, indices], size)
-    )
+    kinds = ["cam", "enhanced"] if model.config.uses_enhancement else ["cam"]
+    found = explain_batch(model, pixels, kinds, targets, top_k=top_k)
+    scores = found.logits[0].sigmoid().cpu()
+    maps = {kind: resize_maps(values[0], (image.height, image.width)) for kind, values in found.maps.items()}
     return [
         LabelMaps(
             label=names[index],
             score=scores[index].item(),
-            before=before[row],
-            after=None if after is None else after[row],
+            before=maps["cam"][row],
+            after=maps["enhanced"][row] if "enhanced" in maps else None,
         )
-        for row, index in enumerate(indices)
+        for row, index in enumerate(found.targets[0].tolist())
     ]
 
 
@@ -98,11 +92,6 @@ def find_label(label: str, names: Sequence[str]) -> int:
     near = difflib.get_close_matches(label, names, n=1)
     mend = f"did you mean {near[0]!r}?" if near else f"the model knows {', '.join(names[:20])}."
     raise ValueError(f"unknown label {label!r}; {mend}")
-
-
-def _resize(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    # (1, labels, H, W) -> (labels, height, width)
-    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)[0].cpu().numpy()
 
 
 def draw_label_maps(image: "Image.Image", maps: Sequence[LabelMaps], path: str | os.PathLike) -> None:
@@ -123,37 +112,25 @@ def draw_label_maps(image: "Image.Image", maps: Sequence[LabelMaps], path: str |
         ValueError: Another file ending, or no maps.
         SavingError: The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
-
-    from ..training.run_folder import write_whole
-
-    if not os.fspath(path).lower().endswith((".png", ".svg")):
-        raise ValueError(f"cannot draw to {os.fspath(path)!r}; choose a .png or .svg file.")
+    check_figure_path(path)
     if not maps:
         raise ValueError("there are no maps to draw; name at least one label.")
     columns = 3 if maps[0].after is not None else 2
     shape = image.height / image.width
-    figure = Figure(figsize=(3.6 * columns, (3.1 * shape + 0.5) * len(maps)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(maps), columns, squeeze=False)
-    for row, entry in zip(axes, maps, strict=True):
-        row[0].imshow(image)
-        row[0].set_title(f"{entry.label}: {entry.score:.2f}")
-        panels = [(row[1], entry.before, "class activation map")]
-        if entry.after is not None:
-            panels.append((row[2], entry.after, "after enhancement"))
-        for axis, values, title in panels:
-            top = max(float(np.abs(values).max()), 1e-6)
-            axis.imshow(image.convert("L"), cmap="gray")
-            # The weaker a map's value, the more of the photograph shows through.
-            drawn = axis.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, alpha=np.abs(values) / top * 0.75)
-            figure.colorbar(ScalarMappable(drawn.norm, drawn.cmap), ax=axis, fraction=0.046 * shape, pad=0.02)
-            axis.set_title(title)
-        for axis in row:
-            axis.set_axis_off()
-    write_whole(Path(path), lambda temporary: figure.savefig(temporary, dpi=110))
+    with figure_style():
+        figure = new_figure(3.6 * columns, (3.1 * shape + 0.5) * len(maps))
+        axes = figure.subplots(len(maps), columns, squeeze=False)
+        for row, entry in zip(axes, maps, strict=True):
+            row[0].imshow(image)
+            row[0].set_axis_off()
+            row[0].set_title(f"{entry.label}: {entry.score:.2f}")
+            panels = [(row[1], entry.before, "class activation map")]
+            if entry.after is not None:
+                panels.append((row[2], entry.after, "after enhancement"))
+            for axis, values, title in panels:
+                draw_overlay(axis, image, values)
+                axis.set_title(title)
+        save_figure(figure, path)
 
 
 __all__ = ["LabelMaps", "compute_label_maps", "draw_label_maps", "find_label"]
