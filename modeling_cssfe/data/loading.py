@@ -54,7 +54,8 @@ class ImageDataset(Dataset):
 
     Args:
         dataset: With the columns `image_id`, `image`, `labels` and, perhaps, `unknown_labels`.
-        transform: From an RGB Pillow image to a tensor. What it draws at random must come from torch's generator. One
+        transform: From an RGB Pillow image to a tensor, or to a dictionary of tensors that has `pixel_values` and joins
+            the item as it is. What it draws at random must come from torch's generator. One
             with a true attribute `accepts_tensors` is given `(3, height, width)` uint8 instead, which is faster.
         seed: Of the augmentation, >= 0.
         max_pixels: Largest image accepted; see `decode_image`.
@@ -136,7 +137,7 @@ class ImageDataset(Dataset):
             return BrokenImage(str(error))
         pixels = augment(self.transform, image, mix_seed(_AUGMENTATION, self.seed, self.epoch, index, draw))
         labels = multi_hot(row["labels"], len(self.label_names), row.get("unknown_labels") or ())
-        return {"pixel_values": pixels, "labels": torch.from_numpy(labels), "index": index}
+        return as_item(pixels) | {"labels": torch.from_numpy(labels), "index": index}
 
     def _image(self, index: int, row: dict[str, Any]) -> Image.Image | torch.Tensor:
         cached = None if self.cache is None else self.cache.pixels(index)
@@ -185,7 +186,12 @@ def decode_for(
     return decode(row["image"], image_id=image_id, max_pixels=max_pixels, draft_size=draft_size)
 
 
-def augment(transform: ImageTransform, image: Any, seed: int) -> torch.Tensor:
+def as_item(transformed: Any) -> dict[str, Any]:
+    """What a transform gave, as the beginning of an item: pixels, or a dictionary that has more than these."""
+    return transformed if isinstance(transformed, dict) else {"pixel_values": transformed}
+
+
+def augment(transform: ImageTransform, image: Any, seed: int) -> Any:
     """Transform an image with random numbers of its own, and leave torch's generator as it was."""
     # Only the CPU generator is borrowed: torch.manual_seed would reseed the accelerator's dropout as well.
     state = torch.get_rng_state()

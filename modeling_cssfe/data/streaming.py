@@ -39,6 +39,7 @@ from .loading import (
     STREAMING,
     BrokenImage,
     WatchedDataLoader,
+    as_item,
     augment,
     check_loading,
     collate_images,
@@ -126,9 +127,9 @@ class _StreamedImages(IterableDataset):
             return BrokenImage(str(error))
         pixels = augment(self.transform, image, mix_seed(STREAMING, options.seed, epoch, number))
         if stands_in:
-            return {"pixel_values": pixels, "labels": torch.full((self.num_classes,), -1.0), "index": -1}
+            return as_item(pixels) | {"labels": torch.full((self.num_classes,), -1.0), "index": -1}
         labels = multi_hot(row["labels"], self.num_classes, row.get("unknown_labels") or ())
-        return {"pixel_values": pixels, "labels": torch.from_numpy(labels), "index": number}
+        return as_item(pixels) | {"labels": torch.from_numpy(labels), "index": number}
 
 
 class StreamingLoader:

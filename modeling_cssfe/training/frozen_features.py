@@ -108,9 +108,7 @@ def build_feature_loaders(
     for name, split in splits.items():
         training = name == recipe.train_split
         shown = views if training else FeatureViews(1)
-        images: Any = FeatureDataset(
-            split, cache.maps(split, name, shown), recipe.seed
-        )
+        images: Any = FeatureDataset(split, cache.maps(split, name, shown), recipe.seed)
         order: Any = range(len(images))
         if training:
             order = build_sampler(
@@ -121,7 +119,7 @@ def build_feature_loaders(
             batch_size=recipe.batch_size if training else 2 * recipe.batch_size,
             sampler=EpochSampler(order, images),
             collate_fn=default_collate,
-            drop_last=training and len(images) > recipe.batch_size,
+            drop_last=training and len(images) > recipe.batch_size * accelerator.num_processes,
             pin_memory=accelerator.device.type == "cuda",
         )
     return loaders

@@ -235,7 +235,7 @@ def _problems_of_features(recipe: Recipe) -> list[str]:
             problems.append(
                 "cache_features needs freeze_backbone: true: cached maps do not follow a backbone that learns"
             )
-        for name in ("compile", "augment_on_device", "draft_decoding", "decoded_cache"):
+        for name in ("compile", "augment_on_device", "draft_decoding", "decoded_cache", "streaming_shards"):
             if getattr(recipe, name):
                 problems.append(f"{name} and cache_features exclude each other: no image is seen after the first run")
     if recipe.augment_on_device and recipe.augmentation != "none":
