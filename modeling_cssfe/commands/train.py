@@ -89,7 +89,7 @@ def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> None:
     if PartialState().is_main_process:
         show(check_table(checks))
     failed = [check for check in checks if check.ok is False]
-    if failed and options.debug:
+    if failed and failed[0].error is not None and options.debug:
         raise failed[0].error
     if failed:
         raise DryRunError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(one.name for one in failed)}.")

@@ -182,12 +182,12 @@ class _DryRun:
         for name, split in self.splits.items():
             own = label_names_of(split)
             align_labels(torch.zeros(1, len(own)).numpy(), own, names)
-            counts = dict(zip(own, class_statistics(split, own).class_counts, strict=True))
-            unseen += [f"{count} in {name}" for count in [sum(not counts[label] for label in names)] if count]
+            absent = sum(not count for count in class_statistics(split, own).class_counts)
+            unseen += [f"{absent} in {name}"] if absent else []
         self.data = RunData(self.splits, names, list(statistics.class_counts), statistics.num_samples, {}, {})
-        absent = f"; without positives and so not judged: {', '.join(unseen)}" if unseen else ""
-        counts = f"{max(statistics.class_counts):,} to {min(statistics.class_counts):,} images each"
-        return f"{len(names)} classes, {counts}{absent}"
+        note = f"; without positives and so not judged: {', '.join(unseen)}" if unseen else ""
+        most, fewest = max(statistics.class_counts), min(statistics.class_counts)
+        return f"{len(names)} classes, {most:,} to {fewest:,} images each{note}"
 
     def _model(self) -> str:
         self.model = build_run_model(self.recipe, self.data)
@@ -210,7 +210,7 @@ class _DryRun:
         return f"{shape}, loaded in {seconds:.2f} s with {self.recipe.num_workers} loader process(es)"
 
     def _step(self) -> str:
-        observer = _Steps()
+        observer = _Steps(2 * self.recipe.gradient_accumulation_steps)
         folder = RunFolder(self.temporary / "run")
         folder.create()
         if self.accelerator.device.type == "cuda":
@@ -220,7 +220,7 @@ class _DryRun:
         )
         self.run.prepare()
         steps_per_epoch = len(self.run.train_loader)
-        with _few_batches(self.run, self.recipe.train_split, 2 * self.recipe.gradient_accumulation_steps):
+        with contextlib.suppress(_EnoughStepsError):
             self.run.set_epoch()
             train_epoch(self.run)
         text = f"loss {observer.losses[-1]:.4f}; {observer.seconds[-1]:.3f} s"
@@ -232,10 +232,9 @@ class _DryRun:
     def _memory(self) -> str:
         device = self.accelerator.device
         if device.type == "cuda":
-            peak, total = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
-            return f"peak {_size(peak)} of {_size(total)} on the GPU"
-        peak, available = _own_peak_memory(), _machine_memory()
-        return f"peak {_size(peak)} of {_size(available)}, loader processes not counted"
+            on_gpu = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+            return f"peak {_size(on_gpu[0])} of {_size(on_gpu[1])} on the GPU"
+        return f"peak {_size(_own_peak_memory())} of {_size(_machine_memory())}, loader processes not counted"
 
     def _checkpoint(self) -> str:
         folder = self.temporary / "model"
@@ -261,10 +260,15 @@ class _DryRun:
         return f"mAP of {_EVALUATED_BATCHES} batch(es) of {split}: " + ("-" if total is None else f"{100 * total:.1f}")
 
 
-class _Steps(Observer):
-    """Reads each step's loss and time."""
+class _EnoughStepsError(Exception):
+    """Two updates are done."""
 
-    def __init__(self) -> None:
+
+class _Steps(Observer):
+    """Reads each step's loss and time, and ends the epoch after a few."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
         self.losses: list[float] = []
         self.seconds: list[float] = []
         self._monitor = LossMonitor(every=1)
@@ -274,6 +278,8 @@ class _Steps(Observer):
         self._started = time.perf_counter()
 
     def on_step_end(self, run: Run, batch: Any, loss: torch.Tensor, logits: torch.Tensor) -> None:
+        if len(self.losses) == self.count:  # the update by the last of them is done by now
+            raise _EnoughStepsError
         self._monitor.step(run.epoch, run.step, loss, batch)
         self.losses.append(loss.item())
         now = time.perf_counter()
