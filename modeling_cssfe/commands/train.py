@@ -16,7 +16,7 @@ def register(add: AddVerb) -> None:
     """Declare `cssfe train`."""
     train = add("train", _train, "Train a model from a recipe.")
     train.add_argument("--recipe", help="shipped recipe (see `cssfe info`) or YAML file; lt_digits if nothing is given")
-    train.add_argument("--output_dir", required=True, help="new or empty folder for the run")
+    train.add_argument("--output_dir", required=True, help="new or empty folder, or that of the run to resume")
     train.add_argument(
         "--from", dest="repeat", metavar="RESULTS", help="results.json of a run, or its folder, to repeat that run"
     )
@@ -25,6 +25,11 @@ def register(add: AddVerb) -> None:
     )
     train.add_argument(
         "--dry_run", action="store_true", help="check data, weights, memory, a step, saving and an evaluation; no run"
+    )
+    train.add_argument(
+        "--resume",
+        default="never",
+        help="auto (newest intact checkpoint in output_dir, if any), never, or a checkpoint's folder",
     )
     train.add_argument("--data", help="data in place of the recipe's: lt_digits, folder, file or `datasets` name")
     train.add_argument("--backbone_weights", help="true, false or a .safetensors file in place of the recipe's")
@@ -38,6 +43,7 @@ def register(add: AddVerb) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from ..training import load_recipe, train
+    from ..training.interruption import TrainingInterruptedError
 
     before = _run_to_repeat(options)
     values = {name: getattr(options, name) for name in ("data", "backbone_weights", "label_embeddings", "seed")}
@@ -48,12 +54,17 @@ def _train(options: argparse.Namespace) -> None:
     if options.dry_run:
         _dry_run(recipe, options)
         return
-    train(
-        recipe,
-        options.output_dir,
-        quiet=options.quiet,
-        same_data_as=None if options.allow_changed_data else before,
-    )
+    try:
+        train(
+            recipe,
+            options.output_dir,
+            quiet=options.quiet,
+            same_data_as=None if options.allow_changed_data else before,
+            resume=options.resume,
+        )
+    except TrainingInterruptedError as interrupted:
+        print(f"cssfe train: {interrupted}", file=sys.stderr)
+        raise SystemExit(interrupted.exit_code) from interrupted  # 143 after SIGTERM, 130 after SIGINT
 
 
 def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":

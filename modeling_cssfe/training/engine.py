@@ -6,6 +6,7 @@ best epoch is chosen by mAP on the validation split; the test split, if there is
 """
 
 import dataclasses
+import logging
 import os
 import time
 from typing import Any
@@ -22,8 +23,12 @@ from .preparation import build_run_loaders, build_run_model, load_run_data
 from .recipe import Recipe
 from .repeat import RunToRepeat, determinism, git_state, require_same_data
 from .report import class_table, group_table, show
+from .resume import check_resume, resume_run
 from .run_folder import RunFolder
 from .tracking import tracker_options
+
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -32,34 +37,50 @@ def train(
     quiet: bool = False,
     *,
     same_data_as: RunToRepeat | None = None,
+    resume: str | os.PathLike = "never",
 ) -> dict[str, Any]:
     """Train a model and write everything about the run into a folder.
 
     Args:
         recipe: What to do; see `Recipe`.
-        output_dir: A folder that does not exist yet or is empty. It receives the model with its image processor and
-            Hub code, `results.json`, `log.jsonl`, the model card `README.md` and `checkpoints/`.
+        output_dir: A folder that does not exist yet or is empty, or that of the run to resume. It receives the model
+            with its image processor and Hub code, `results.json`, `log.jsonl`, the model card `README.md` and
+            `checkpoints/`.
         quiet: Print no progress and no table.
         same_data_as: A run (see `read_run`) whose data this one must have; `None` takes the data as it is.
+        resume: `"auto"` goes on from the newest intact checkpoint in `output_dir`, and begins if there is none;
+            `"never"` refuses a folder that holds a run; a checkpoint's folder goes on from that one. A resumed run's
+            weights, log and results are equal to the bit to those of a run that was not stopped, on a CPU, or on a GPU
+            with `deterministic`.
 
     Returns:
         What `results.json` holds.
 
     Raises:
         ValueError: Something about recipe, data, weights or embeddings does not fit; nothing has been written then.
-        SavingError: The folder cannot be written.
+        SavingError: The folder cannot be written; checkpoints that are there stay intact.
+        TrainingInterruptedError: SIGTERM or SIGINT came; where the run was is saved.
         FloatingPointError: The loss is not finite any more, or has exploded; the batch's image ids are named.
     """
     with determinism(recipe.deterministic):
-        return _train(recipe, output_dir, quiet, same_data_as)
+        return _train(recipe, output_dir, quiet, same_data_as, resume)
 
 
 def _train(
-    recipe: Recipe, output_dir: str | os.PathLike, quiet: bool, same_data_as: RunToRepeat | None
+    recipe: Recipe,
+    output_dir: str | os.PathLike,
+    quiet: bool,
+    same_data_as: RunToRepeat | None,
+    resume: str | os.PathLike,
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    folder = RunFolder(output_dir)
+    check_resume(resume)
+    folder = RunFolder(output_dir, resume=resume != "never")
     accelerator = build_run_accelerator(recipe, output_dir)
+    accelerator.wait_for_everyone()  # all have looked at the folder before the first writes into it
+    if folder.finished:
+        logger.warning("The run in %s is finished: there is nothing to resume.", os.fspath(output_dir))
+        return folder.read_results()
     set_seed(recipe.seed)
     show_progress = accelerator.is_main_process and not quiet
     data = load_run_data(recipe, show_progress)
@@ -68,7 +89,8 @@ def _train(
     model = build_run_model(recipe, data)
     processor = CSSFEImageProcessor.from_model_config(model.config)
     if recipe.cache_features is None:
-        loaders = build_run_loaders(recipe, processor, data, show_progress)
+        with accelerator.main_process_first():  # the first builds caches, the others find them
+            loaders = build_run_loaders(recipe, processor, data, show_progress, accelerator)
     else:
         loaders = build_feature_loaders(recipe, model, data.splits, accelerator, show_progress)
         FeatureFeed(model)
@@ -77,7 +99,10 @@ def _train(
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)
     run.prepare()
     run.observers = _build_observers(run)
-    fit(run)
+    run.seconds_before = run.started - start
+    resume_run(run, resume)
+    with run.interruption:
+        fit(run)
     FeatureFeed.detach(model)
     best = run.best
     results = {
@@ -88,7 +113,7 @@ def _train(
         "validation": best["validation"],
         "test": best["test"],
         "seed": recipe.seed,
-        "wall_time_seconds": round(time.perf_counter() - start, 3),
+        "wall_time_seconds": round(run.seconds, 3),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "class_counts": dict(zip(data.label_names, data.class_counts, strict=True)),
         "num_training_images": data.num_samples,
@@ -103,7 +128,8 @@ def _train(
     for observer in run.observers:
         observer.on_run_end(run, results)
     if accelerator.is_main_process:
-        _write_run(folder, model, processor, results)
+        _write_run(run, processor, results)
+        run.checkpoints.clear()
         if not quiet:
             _show_results(results)
     accelerator.end_training()
@@ -118,8 +144,8 @@ def build_run_accelerator(recipe: Recipe, output_dir: str | os.PathLike) -> Acce
     """
     return build_accelerator(
         recipe.mixed_precision,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        # Batches are gathered into updates by the loop, which weighs them by their labels.
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True),
         # The schedule is stepped once an update, whatever the number of processes.
         step_scheduler_with_optimizer=False,
         **tracker_options(recipe.trackers, output_dir),
@@ -131,16 +157,16 @@ def _build_observers(run: Run) -> list[Observer]:
     return [RunMonitor(run)]
 
 
-def _write_run(folder: RunFolder, model, processor, results: dict[str, Any]) -> None:
+def _write_run(run: Run, processor: CSSFEImageProcessor, results: dict[str, Any]) -> None:
     from ..hub.model_card import render_model_card
 
     def save(path):
-        model.save_pretrained(path)
+        run.model.save_pretrained(path, state_dict=dict(run.best["state"]))
         processor.save_pretrained(path)
 
-    folder.save_files(save)
-    folder.write_json("results.json", results)
-    folder.write_text("README.md", render_model_card(results, model.config))
+    run.folder.save_files(save)
+    run.folder.write_text("README.md", render_model_card(results, run.model.config))
+    run.folder.write_json("results.json", results)  # the last file: a run that has it is finished
 
 
 def _show_results(results: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 """Scores of a model on a data set, gathered exactly, and their metric."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
+from .interruption import StopWantedError
 
 
 if TYPE_CHECKING:
@@ -23,39 +24,56 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def compute_logits(
-    model: nn.Module, loader: DataLoader, accelerator: Accelerator, description: str = "evaluating"
+    model: nn.Module,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    description: str = "evaluating",
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Logits and labels of every image, in the data set's order, on every process.
 
     Args:
         model: Returns `logits`; it is put into evaluation mode.
-        loader: Prepared by the accelerator; yields `pixel_values` and `labels`.
+        loader: Prepared by the accelerator; yields `pixel_values`, `labels` and `index`, the rows of the images.
         accelerator: Gathers what several processes computed and drops the padding of the last batch.
         description: Text of the progress bar.
+        stop: Asked after each batch, on every process; true ends the evaluation.
 
     Returns:
         `(N, C)` fp32 logits on the CPU, and `(N, C)` labels (1, 0, or -1 for unknown).
+
+    Raises:
+        StopWantedError: `stop` was true.
     """
     model.eval()
-    logits, labels = [], []
+    logits, labels, rows = [], [], []
     for batch in tqdm(loader, desc=description, leave=False, disable=not accelerator.is_main_process):
         with accelerator.autocast():  # also for weights that were not prepared, such as a moving average's
             output = model(pixel_values=batch["pixel_values"])
-        gathered = accelerator.gather_for_metrics((output.logits.float(), batch["labels"]))
-        logits.append(gathered[0].cpu())
-        labels.append(gathered[1].cpu())
-    return torch.cat(logits), torch.cat(labels).numpy()
+        own = (output.logits.float(), batch["labels"], batch["index"])
+        gathered = accelerator.gather_for_metrics(own)
+        for parts, part in zip((logits, labels, rows), gathered, strict=True):
+            parts.append(part.cpu())
+        if stop is not None and stop():
+            raise StopWantedError
+    # Several processes get equally many images each, so some images twice; their rows tell, whatever was cut off.
+    _, places = np.unique(torch.cat(rows).numpy(), return_index=True)
+    return torch.cat(logits)[places], torch.cat(labels)[places].numpy()
 
 
 def compute_scores(
-    model: nn.Module, loader: DataLoader, accelerator: Accelerator, description: str = "evaluating"
+    model: nn.Module,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    description: str = "evaluating",
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and labels of every image; see `compute_logits`.
 
     Returns:
         `(N, C)` probabilities (the float64 sigmoid of fp32 logits) and `(N, C)` labels (1, 0, or -1 for unknown).
     """
-    logits, labels = compute_logits(model, loader, accelerator, description)
+    logits, labels = compute_logits(model, loader, accelerator, description, stop)
     return logits.double().sigmoid().numpy(), labels
 
 

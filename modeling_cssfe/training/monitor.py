@@ -53,7 +53,7 @@ class RunMonitor(Observer):
         """Begin an epoch, or go on with one of which `run.step` batches are done."""
         if run.step == 0:
             self.probabilities.reset()
-        self.progress.start_epoch(run.epoch, len(run.train_loader), run.step)
+        self.progress.start_epoch(run.epoch, run.steps_per_epoch, run.step)
 
     def on_step_end(
         self, run: Run, batch: Mapping[str, torch.Tensor], loss: torch.Tensor, logits: torch.Tensor

@@ -4,10 +4,11 @@
 import inspect
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 
 from ..data import (
     DecodedCache,
@@ -23,8 +24,11 @@ from ..data import (
     training_draft_size,
     verify_images,
 )
+from ..data.decoding import ImageDecodingError
+from ..data.streaming import build_streaming_loader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
+from .device_augmentation import DeviceAugmentationInput
 from .recipe import Recipe
 from .repeat import data_fingerprint
 
@@ -72,21 +76,37 @@ def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
     Raises:
         ValueError: A split is missing, an option is unknown, an image is unreadable, or a class has no image.
     """
-    splits = load_run_splits(recipe)
+    with PartialState().main_process_first():  # the first downloads and builds, the others find it done
+        splits = load_run_splits(recipe)
     names = label_names_of(splits[recipe.train_split])
     used, skipped = {}, {}
     for name, split in splits.items():
-        used[name], report = verify_images(
-            split,
-            on_error="skip" if recipe.skip_unreadable_images else "raise",
-            num_threads=os.cpu_count() or 1,
-            progress=show_progress,
-        )
-        skipped[name] = [image_id for _, image_id, _ in report.broken]
+        used[name], skipped[name] = _readable(split, recipe.skip_unreadable_images, show_progress)
     statistics = class_statistics(used[recipe.train_split], names)
     require_every_class(statistics, recipe.train_split)
     fingerprint = {name: data_fingerprint(split) for name, split in used.items()}
     return RunData(used, names, list(statistics.class_counts), statistics.num_samples, skipped, fingerprint)
+
+
+def _readable(split: "datasets.Dataset", skip: bool, show_progress: bool) -> "tuple[datasets.Dataset, list[str]]":
+    """The images that can be read, and the ids of the others. One process looks, so that all leave out the same."""
+    found: list[Any] = [None]
+    if PartialState().is_main_process:
+        try:
+            _, report = verify_images(
+                split, on_error="skip" if skip else "raise", num_threads=os.cpu_count() or 1, progress=show_progress
+            )
+            found = [[(row, image_id) for row, image_id, _ in report.broken]]
+        except ImageDecodingError as error:
+            found = [error]
+    if PartialState().num_processes > 1:
+        broadcast_object_list(found)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    broken = {row for row, _ in found[0]}
+    if broken:
+        split = split.select([row for row in range(len(split)) if row not in broken])
+    return split, [image_id for _, image_id in found[0]]
 
 
 def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassification:
@@ -139,20 +159,29 @@ def _decoded_cache(recipe: Recipe, split: "datasets.Dataset", show_progress: boo
     )
 
 
+def _train_transform(recipe: Recipe, processor: CSSFEImageProcessor) -> Any:
+    options: dict[str, Any] = {
+        "crop_scale": tuple(recipe.crop_scale),
+        "horizontal_flip": recipe.horizontal_flip,
+        "random_erasing": recipe.random_erasing,
+    }
+    if recipe.augment_on_device:
+        return DeviceAugmentationInput(recipe.image_size, color_jitter=recipe.color_jitter, **options)
+    mean, std = processor.image_mean, processor.image_std
+    return build_train_transform(recipe.image_size, mean, std, augmentation=recipe.augmentation, **options)
+
+
 def build_run_loaders(
-    recipe: Recipe, processor: CSSFEImageProcessor, data: RunData, show_progress: bool
-) -> dict[str, DataLoader]:
+    recipe: Recipe,
+    processor: CSSFEImageProcessor,
+    data: RunData,
+    show_progress: bool,
+    accelerator: Accelerator | None = None,
+) -> dict[str, Any]:
     """Build a loader of each split: the training split's in the sampler's order, the others in their own."""
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     train_data = data.splits[recipe.train_split]
-    transform = build_train_transform(
-        recipe.image_size,
-        processor.image_mean,
-        processor.image_std,
-        augmentation=recipe.augmentation,
-        crop_scale=tuple(recipe.crop_scale),
-        horizontal_flip=recipe.horizontal_flip,
-        random_erasing=recipe.random_erasing,
-    )
+    transform = _train_transform(recipe, processor)
     sampler = None
     if recipe.sampler != "uniform" or recipe.sampler_kwargs:
         from ..samplers import build_sampler
@@ -162,21 +191,37 @@ def build_run_loaders(
         )
     workers = loader_workers(recipe)
     caches = {name: _decoded_cache(recipe, split, show_progress) for name, split in data.splits.items()}
-    loaders = {
-        recipe.train_split: build_data_loader(
+    draft_size = training_draft_size(recipe.image_size, recipe.crop_scale) if recipe.draft_decoding else None
+    # A last batch of one image would make BatchNorm fail.
+    drop_last = len(train_data) > recipe.batch_size * processes
+    loaders: dict[str, Any] = {}
+    if recipe.streaming_shards is not None:
+        loaders[recipe.train_split] = build_streaming_loader(
+            train_data.to_iterable_dataset(num_shards=recipe.streaming_shards),
+            transform,
+            batch_size=recipe.batch_size,
+            rank=rank,
+            world_size=processes,
+            shuffle_buffer=recipe.streaming_shuffle_buffer,
+            num_workers=workers,
+            seed=recipe.seed,
+            drop_last=drop_last,
+            draft_size=draft_size,
+        )
+    else:
+        loaders[recipe.train_split] = build_data_loader(
             train_data,
             transform,
             decoded_cache=caches[recipe.train_split],
-            draft_size=training_draft_size(recipe.image_size, recipe.crop_scale) if recipe.draft_decoding else None,
+            draft_size=draft_size,
             batch_size=recipe.batch_size,
             shuffle=sampler is None,
             sampler=sampler,
             num_workers=workers,
             seed=recipe.seed,
-            # A last batch of one image would make BatchNorm fail.
-            drop_last=len(train_data) > recipe.batch_size,
+            drop_last=drop_last,
+            pin_memory=torch.cuda.is_available(),
         )
-    }
     for name in data.splits:
         if name != recipe.train_split:
             loaders[name] = build_data_loader(
@@ -185,6 +230,7 @@ def build_run_loaders(
                 decoded_cache=caches[name],
                 batch_size=2 * recipe.batch_size,
                 num_workers=workers,
+                pin_memory=torch.cuda.is_available(),
             )
     return loaders
 

@@ -24,18 +24,27 @@ class RunFolder:
 
     Args:
         path: Folder that does not exist yet or is empty.
+        resume: Whether it may also be the folder of a run that has not ended well.
 
     Raises:
-        ValueError: The path is a file, or the folder holds something.
+        ValueError: The path is a file, or the folder holds something that it may not.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, resume: bool = False):
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir {os.fspath(path)!r} is a file; choose another folder.")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            what = "another run" if (self.path / "log.jsonl").exists() else "other files"
-            raise ValueError(f"output_dir {os.fspath(path)!r} holds {what}; choose another folder or empty it first.")
+        names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        is_run = bool(names & {"log.jsonl", "checkpoints"})
+        # What a run that was killed was writing tells nothing about whose folder this is.
+        if resume and (is_run or all(name.startswith(".saving-") for name in names)):
+            return
+        if names:
+            what = "another run" if is_run else "other files"
+            mend = ", or go on with it by --resume auto" if is_run else ""
+            raise ValueError(
+                f"output_dir {os.fspath(path)!r} holds {what}; choose another folder or empty it first{mend}."
+            )
 
     def create(self) -> None:
         """Make the folder.
@@ -43,12 +52,33 @@ class RunFolder:
         Raises:
             SavingError: The folder cannot be made.
         """
-        with _named_errors(self.path):
+        with named_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written all that it writes; `results.json` comes last."""
+        return (self.path / "results.json").is_file()
+
+    def read_results(self) -> dict[str, Any]:
+        """Return what a finished run wrote into `results.json`."""
+        return json.loads((self.path / "results.json").read_text(encoding="utf-8"))
+
+    def read_log(self) -> str:
+        """Return the text of `log.jsonl`, empty if there is none."""
+        path = self.path / "log.jsonl"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def rewind(self, log: str) -> None:
+        """Bring the folder of a killed run to where it goes on: the log of that point, and nothing half-written."""
+        for left in self.path.glob(".saving-*"):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        if log or (self.path / "log.jsonl").exists():
+            self.write_text("log.jsonl", log)
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """Append one line of JSON to `log.jsonl`."""
-        with _named_errors(self.path / "log.jsonl"), open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+        with named_errors(self.path / "log.jsonl"), open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def write_json(self, name: str, content: Any) -> None:
@@ -70,7 +100,7 @@ class RunFolder:
             SavingError: A file could not be written; the run's folder is as it was.
         """
         target = self.path / subfolder
-        with _named_errors(target):
+        with named_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=self.path))
             try:
@@ -91,7 +121,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         SavingError: The file could not be written; an older one is still whole.
     """
-    with _named_errors(path):
+    with named_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".saving-{os.getpid()}-{path.name}")
         try:
@@ -102,7 +132,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path):
+def named_errors(path: Path):
+    """Turn what goes wrong in writing `path` into a `SavingError` that names it."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -119,4 +150,4 @@ def _saving_error(path: Path, error: Exception) -> SavingError:
     return SavingError(f"cannot save {os.fspath(path)!r}: {reason}; free space or choose another folder.")
 
 
-__all__ = ["RunFolder", "SavingError", "write_whole"]
+__all__ = ["RunFolder", "SavingError", "named_errors", "write_whole"]
