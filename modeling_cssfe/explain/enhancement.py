@@ -24,6 +24,8 @@ ENDINGS = (".png", ".svg", ".csv", ".json")
 # The same colours as in `cssfe data inspect`.
 GROUP_COLORS = {"head": "#0072B2", "medium": "#E69F00", "tail": "#CC79A7"}
 _NAMED_CLASSES = 100  # above it names are too small to read
+_NUMBERED_CLASSES = 30
+_SMALLEST_NUMBER = 0.05  # weights below it are not written into their cells
 _MOST_DRAWN = 2000  # above it a cell is smaller than a pixel
 
 
@@ -165,7 +167,7 @@ def draw_enhancement_matrix(matrix: EnhancementMatrix, path: str | os.PathLike) 
         ValueError: Another ending, or more classes than can be drawn.
         SavingError: The file cannot be written.
     """
-    from matplotlib.patches import Patch
+    from matplotlib.patches import Patch, Rectangle
 
     classes = len(matrix.label_names)
     if classes > _MOST_DRAWN:
@@ -182,21 +184,17 @@ def draw_enhancement_matrix(matrix: EnhancementMatrix, path: str | os.PathLike) 
         heat.set_facecolor("0.9")
         drawn: Any = heat.imshow(shown, cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
         if masked.any():
-            # Filled contours would round corners off; a hatched quad mesh keeps to the cells.
-            edges = np.arange(classes + 1) - 0.5
-            heat.pcolor(
-                edges,
-                edges,
-                np.ma.masked_where(~masked, np.zeros_like(weights)),
-                hatch="////" if named else "//",
-                alpha=0,
-                edgecolor="0.45",
-                linewidth=0,
-            )
+            for row, own in enumerate(masked):
+                columns = np.flatnonzero(own)
+                if len(columns):  # by the order of the groups, masked cells of a row lie together
+                    hatched: Any = {"hatch": "////", "fill": False, "edgecolor": "0.55", "linewidth": 0}
+                    heat.add_patch(Rectangle((columns[0] - 0.5, row - 0.5), len(columns), 1, **hatched))
             words = "masked: passes nothing" if not (masked & (weights != 0)).any() else "masked, yet passes a weight"
             patch = Patch(facecolor="0.9", edgecolor="0.45", hatch="////", label=words)
             heat.legend(handles=[patch], loc="lower right", bbox_to_anchor=(1, 1.0), fontsize=8, frameon=False)
         figure.colorbar(drawn, ax=heat, location="bottom", shrink=0.7, pad=0.02, label="weight of the giver's map")
+        if classes <= _NUMBERED_CLASSES:
+            _write_numbers(heat, weights)
         names = [matrix.label_names[index] for index in order]
         _label_classes(heat, names if named else None, classes)
         groups = [matrix.groups[index] for index in order]
@@ -209,6 +207,13 @@ def draw_enhancement_matrix(matrix: EnhancementMatrix, path: str | os.PathLike) 
         _draw_received(bars, matrix.received()[order])
         _mark_groups(bars, groups)
         save_figure(figure, path)
+
+
+def _write_numbers(axis: "Axes", weights: np.ndarray) -> None:
+    for row, column in np.argwhere(weights >= _SMALLEST_NUMBER):
+        value = weights[row, column]
+        color = "black" if value > 0.6 * weights.max() else "white"
+        axis.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize=6.5, color=color)
 
 
 def _label_classes(axis: "Axes", names: list[str] | None, classes: int) -> None:
