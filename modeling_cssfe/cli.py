@@ -10,13 +10,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from .commands import card, data, data_embed, demo, evaluate, explain, info, predict, push, thresholds, train
+from .commands import analyze, card, data, data_embed, demo, evaluate, explain, info, predict, push, thresholds, train
 
 
 DESCRIPTION = "Long-tailed multi-label image classification with CSSFE."
 
 # Verbs that have actions of their own, such as `cssfe data inspect`.
-FAMILIES = {"data": "Look at a data set, and prepare one."}
+FAMILIES = {
+    "analyze": "Measure where maps lie, and what a long tail does to them.",
+    "data": "Look at a data set, and prepare one.",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         verb.set_defaults(function=function)
         return verb
 
-    for verb in (train, evaluate, thresholds, predict, explain, demo, card, push, data, data_embed, info):
+    for verb in (train, evaluate, thresholds, predict, explain, analyze, demo, card, push, data, data_embed, info):
         verb.register(add)
     return parser
 

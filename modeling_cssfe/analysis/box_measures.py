@@ -97,7 +97,7 @@ def best_overlaps(maps: np.ndarray, boxes: Sequence[np.ndarray], thresholds: Seq
 
     height, width = maps.shape[1:]
     found = np.zeros((len(maps), len(thresholds)))
-    for index in np.flatnonzero(~is_flat(maps)):
+    for index in np.flatnonzero(~is_flat(maps)).tolist():
         values = maps[index].astype(np.float64)
         values = (values - values.min()) / (values.max() - values.min())
         for column, threshold in enumerate(thresholds):

@@ -1,0 +1,178 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""The study's figures.
+
+Colours are from the palette of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers tell apart;
+groups and measures also differ by hatching, marker or line.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..configuration_cssfe import GROUPS
+from .streamed_means import Summary
+from .study import MODELS, StudyResult
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GROUP_COLOURS = {"head": "#0072B2", "medium": "#009E73", "tail": "#D55E00"}
+_GROUP_MARKERS = {"head": "o", "medium": "s", "tail": "^"}
+_BAR_COLOURS = ("#0072B2", "#E69F00", "#999999")
+_HATCHES = ("", "//", "..")
+_MODEL_TITLES = {"balanced": "trained on balanced data", "long_tailed": "trained on the long tail"}
+_MAX_NAMED_CLASSES = 40
+
+
+def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, Any]]]) -> "dict[str, Figure]":
+    """Draw everything that there is to draw.
+
+    Args:
+        result: Of `compare_networks`.
+        history: `balanced` and `long_tailed` -> entries of `training_history`; empty ones are not drawn.
+
+    Returns:
+        `correlation`, `attenuation`, `drift`, and, with histories, `probabilities` and `gradients`.
+    """
+    drawn = {
+        "correlation": _by_group_and_class(
+            result,
+            {
+                "same image": "spearman",
+                "another image of the class": "spearman_other_image",
+                "Gaussian noise": "spearman_noise",
+            },
+            "Spearman correlation with the balanced network's map",
+            "Where both networks look",
+        ),
+        "attenuation": _by_group_and_class(
+            result,
+            {"positive values": "attenuation_positive", "rise above the lowest value": "attenuation_contrast"},
+            "attenuation over the top 50 %",
+            "How much weaker the long-tailed network attends",
+        ),
+        "drift": _drift(result),
+    }
+    for name, figures in (("probabilities", ("positive", "negative")), ("gradients", ("positives", "negatives"))):
+        curves = _curves(history, name, figures)
+        if curves is not None:
+            drawn[name] = curves
+    return drawn
+
+
+def _new_figure(width: float, height: float, columns: int, ratios: Sequence[float] | None = None):
+    # Without pyplot, which would choose a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0]
+    for axis in axes:
+        axis.grid(axis="y", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _groups_of(result: StudyResult) -> list[str]:
+    return [group for group in GROUPS if group in result.groups.values()]
+
+
+def _bars(axis: Any, result: StudyResult, figures: Mapping[str, str]) -> None:
+    """Bars by group with their intervals, one colour a figure."""
+    groups = _groups_of(result)
+    width = 0.8 / len(figures)
+    for number, (title, name) in enumerate(figures.items()):
+        style = {"color": _BAR_COLOURS[number], "hatch": _HATCHES[number], "edgecolor": "white", "label": title}
+        for place, group in enumerate(groups):
+            entry = result.figures[name].groups[group]
+            if entry.value is None:
+                continue
+            at = place + (number - (len(figures) - 1) / 2) * width
+            axis.bar(at, entry.value, width, **(style if place == 0 else {**style, "label": None}))
+            if entry.low is not None and entry.high is not None:
+                axis.plot([at, at], [entry.low, entry.high], color="#1f2933", linewidth=1.2)
+    axis.set_xticks(range(len(groups)), groups)
+    axis.axhline(0, color="#1f2933", linewidth=0.8)
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        axis.legend(handles, labels, fontsize=8)
+
+
+def _by_group_and_class(result: StudyResult, figures: Mapping[str, str], label: str, title: str) -> "Figure":
+    """Bars by group, and the first figure's classes beside them, in the order of the groups."""
+    names = [name for group in GROUPS for name, own in result.groups.items() if own == group]
+    figure, (bars, points) = _new_figure(12, 4.6, 2, (1, 1.6))
+    _bars(bars, result, figures)
+    bars.set(ylabel=label, title=title)
+    first_title, first = next(iter(figures.items()))
+    _points(points, result.figures[first], names, result.groups)
+    points.set_title(f"Classes: {first_title}")
+    return figure
+
+
+def _points(axis: Any, summary: Summary, names: Sequence[str], groups: Mapping[str, str]) -> None:
+    """A marker a class, with its interval."""
+    labelled = set()
+    for place, name in enumerate(names):
+        entry, group = summary.per_class[name], groups[name]
+        if entry.value is None:
+            continue
+        colour = _GROUP_COLOURS[group]
+        if entry.low is not None and entry.high is not None:
+            axis.plot([place, place], [entry.low, entry.high], color=colour, linewidth=1.2)
+        label = None if group in labelled else group
+        axis.plot(place, entry.value, _GROUP_MARKERS[group], color=colour, label=label, linestyle="none")
+        labelled.add(group)
+    axis.axhline(0, color="#1f2933", linewidth=0.8)
+    if len(names) <= _MAX_NAMED_CLASSES:
+        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    else:
+        axis.set_xlabel("classes, by group")
+    if labelled:
+        axis.legend(fontsize=8)
+
+
+def _drift(result: StudyResult) -> "Figure":
+    figure, axes = _new_figure(11, 4.2, 2)
+    for axis, measure in zip(axes, ("logit", "probability"), strict=True):
+        _bars(
+            axis,
+            result,
+            {"images with the class": f"{measure}_drift_positive", "images without it": f"{measure}_drift_negative"},
+        )
+        axis.set(ylabel=f"{measure}: long-tailed minus balanced", title=f"Drift of the {measure}")
+    return figure
+
+
+def _curves(history: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, figures: tuple[str, str]) -> "Figure | None":
+    """One panel a network: a line a group for positives (solid) and negatives (dashed), over epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    shown = [name for name in MODELS if any(entry[kind] for entry in history.get(name, ()))]
+    if not shown:
+        return None
+    figure, axes = _new_figure(5.6 * len(shown), 4.2, len(shown))
+    for axis, name in zip(axes, shown, strict=True):
+        for group in GROUPS:
+            for part, line in zip(figures, ("-", "--"), strict=True):
+                points = [
+                    (entry["epoch"], entry[kind][group][part])
+                    for entry in history[name]
+                    if (entry[kind] or {}).get(group, {}).get(part) is not None
+                ]
+                if points:
+                    label = f"{group}, {part.rstrip('s')}s"
+                    axis.plot(*zip(*points, strict=True), line, color=_GROUP_COLOURS[group], label=label,
+                              marker=_GROUP_MARKERS[group], markersize=4)  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        what = "mean probability in training"
+        if kind == "gradients":
+            what = f"mean gradient on the logit ({history[name][-1]['gradients_of']})"
+            axis.axhline(0, color="#1f2933", linewidth=0.8)
+        axis.set(xlabel="epoch", ylabel=what, title=f"Network {_MODEL_TITLES[name]}")
+        axis.legend(fontsize=8)
+    return figure
+
+
+__all__ = ["draw_study"]

@@ -1,0 +1,210 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""Which way the loss pushes the logits of each class, and how hard.
+
+For binary cross-entropy the gradient of a logit is sigma(s) - y: every image without the class pushes its logit down
+(a positive gradient), every image with it up. Classes with few positives are mostly pushed down, which is how the CSSFE
+paper explains their low confidence. For any other loss autograd gives the gradient on the logits.
+
+Gradients are those of the loss summed over images and classes, whatever its `reduction`: a mean is multiplied by the
+number of known labels, so that BCE gives sigma(s) - y itself.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..configuration_cssfe import GROUPS
+from ..training.loop import Observer, Run
+
+
+# Rows of the sums: gradients on positives, their number, the same for negatives, sizes of the gradients that push up.
+_POSITIVE, _NUM_POSITIVE, _NEGATIVE, _NUM_NEGATIVE, _UP, _DOWN = range(6)
+
+
+def logit_gradients(
+    logits: torch.Tensor, labels: torch.Tensor, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Gradient of the summed loss on the logits.
+
+    Args:
+        logits: `(B, C)`.
+        labels: `(B, C)`, 1, 0, or -1 (or NaN) for unknown.
+        loss: `(logits, labels) -> scalar`; one whose attribute `reduction` is `"mean"` is taken to average over the
+            known labels.
+
+    Returns:
+        `(B, C)`, the dtype of the logits; 0 at unknown labels. Nothing is left in `.grad` of any parameter.
+    """
+    with torch.enable_grad():
+        leaf = logits.detach().clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss(leaf, labels), leaf)
+    known = ((labels == 0) | (labels > 0)).to(gradient.device)
+    return gradient * known.sum() if getattr(loss, "reduction", "sum") == "mean" else gradient
+
+
+class GradientMeter:
+    """Sums gradients of logits by class, on their device and without waiting for it.
+
+    Args:
+        label_names: Class names, length C.
+        groups: Group of each class, length C.
+        device: Where the logits are.
+    """
+
+    def __init__(self, label_names: Sequence[str], groups: Sequence[str], device: torch.device | str = "cpu"):
+        self.label_names, self.groups = list(label_names), list(groups)
+        # Apple's GPUs have no float64.
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self._sums = torch.zeros(6, len(self.groups), dtype=dtype, device=device)
+
+    def reset(self) -> None:
+        """Forget everything, at the start of an epoch."""
+        self._sums.zero_()
+
+    @torch.no_grad()
+    def update(self, gradients: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add a batch of `(B, C)` gradients (from `logit_gradients`) and labels."""
+        gradients = gradients.detach().to(self._sums.dtype)
+        positive, negative = (labels > 0).to(gradients.device), (labels == 0).to(gradients.device)
+        zero = torch.zeros((), dtype=gradients.dtype, device=gradients.device)
+        self._sums += torch.stack(
+            [
+                torch.where(positive, gradients, zero).sum(0),
+                positive.sum(0).to(gradients.dtype),
+                torch.where(negative, gradients, zero).sum(0),
+                negative.sum(0).to(gradients.dtype),
+                (-gradients).clamp(min=0).sum(0),
+                gradients.clamp(min=0).sum(0),
+            ]
+        )
+
+    def reduce(self, accelerator: Any) -> None:
+        """Sum over all processes."""
+        if accelerator.num_processes > 1:
+            self._sums = accelerator.reduce(self._sums, reduction="sum")
+
+    def compute(self) -> dict[str, Any]:
+        """The figures of each class and group.
+
+        Returns:
+            `per_class` and `groups`, name -> `positives`: mean gradient on images with the class (negative: it pushes
+            the logit up); `negatives`: on images without it; `net`: over all images; `push_down`: share of the summed
+            size of the gradients that pushes the logit down, in [0, 1]. A group's are means over its classes; None
+            where there is nothing to average.
+        """
+        sums = self._sums.cpu().numpy().astype(np.float64)
+        known = sums[_NUM_POSITIVE] + sums[_NUM_NEGATIVE]
+        figures = {
+            "positives": _divide(sums[_POSITIVE], sums[_NUM_POSITIVE]),
+            "negatives": _divide(sums[_NEGATIVE], sums[_NUM_NEGATIVE]),
+            "net": _divide(sums[_POSITIVE] + sums[_NEGATIVE], known),
+            "push_down": _divide(sums[_DOWN], sums[_UP] + sums[_DOWN]),
+        }
+        per_class = {
+            name: {figure: _plain(values[index]) for figure, values in figures.items()}
+            for index, name in enumerate(self.label_names)
+        }
+        groups = {}
+        for group in GROUPS:
+            members = [index for index, own in enumerate(self.groups) if own == group]
+            if members:
+                groups[group] = {figure: _mean(values[members]) for figure, values in figures.items()}
+        return {"per_class": per_class, "groups": groups}
+
+
+class GradientObserver(Observer):
+    """Records the gradients on the logits while a run trains, for any loss, under `gradients` of `log.jsonl`.
+
+    The gradients are computed from the logits and labels of each step, apart from training's own backward pass, so
+    neither mixed precision nor gradient accumulation scales them. It costs a second evaluation of the loss, without the
+    network.
+
+    Args:
+        run: A prepared run.
+    """
+
+    def __init__(self, run: Run):
+        config: Any = run.model.config
+        self._meter = GradientMeter(config.label_names, config.groups, run.accelerator.device)
+
+    def on_step_end(self, run: Run, batch: dict[str, torch.Tensor], loss: torch.Tensor, logits: torch.Tensor) -> None:
+        """Add a step's gradients, on the device."""
+        labels = batch["labels"]
+        self._meter.update(logit_gradients(logits.float(), labels, run.model.loss_function), labels)
+
+    def on_steps_done(self, run: Run, entry: dict[str, Any]) -> None:
+        """Add the epoch's figures by group to its entry."""
+        self._meter.reduce(run.accelerator)
+        entry["gradients"] = self._meter.compute()["groups"]
+        self._meter.reset()
+
+
+def measure_gradients(
+    model: Any,
+    loader: Iterable[Mapping[str, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    meter: GradientMeter | None = None,
+) -> dict[str, Any]:
+    """Gradients of a loss on a model's logits over data; see `GradientMeter.compute`.
+
+    Args:
+        model: A CSSFE model, on its device.
+        loader: Yields `pixel_values` and `labels`, in the model's order of classes.
+        loss: By default the model's own.
+        meter: Of other groups than the model's own.
+    """
+    loss = model.loss_function if loss is None else loss
+    device = next(model.parameters()).device
+    if meter is None:
+        meter = GradientMeter(model.config.label_names, model.config.groups, device)
+    model.eval()
+    for batch in loader:
+        labels = batch["labels"].to(device)
+        with torch.no_grad():
+            logits = model(pixel_values=batch["pixel_values"].to(device)).logits.float()
+        meter.update(logit_gradients(logits, labels, loss), labels)
+    return meter.compute()
+
+
+def gradients_from_probabilities(probabilities: dict[str, dict[str, float | None]]) -> dict[str, Any]:
+    """Gradients of binary cross-entropy by group, from mean probabilities of positives and negatives.
+
+    sigma(s) - y is linear in the probability, so its mean is that of the probabilities, less 1 for positives.
+
+    Args:
+        probabilities: Group -> `positive`, `negative`, as `log.jsonl` has them.
+
+    Returns:
+        Group -> `positives` and `negatives`, as in `GradientMeter.compute`.
+    """
+    return {
+        group: {
+            "positives": None if own.get("positive") is None else float(own["positive"]) - 1,  # type: ignore[arg-type]
+            "negatives": own.get("negative"),
+        }
+        for group, own in probabilities.items()
+    }
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else None
+
+
+__all__ = [
+    "GradientMeter",
+    "GradientObserver",
+    "gradients_from_probabilities",
+    "logit_gradients",
+    "measure_gradients",
+]

@@ -1,0 +1,248 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""The pair of networks that the study compares: one trained on a long tail, one on balanced data of about its size.
+
+The long-tailed network is trained on the data's training split. The balanced one is trained on images drawn from the
+validation split, so that no image is seen by both; what is left of that split is shared out into a small part on which
+each run chooses its best epoch, and the part on which the two are compared, called `test` in both folders.
+
+**How the draw is made.** Every class gets the same target t (all of its images where it has fewer), and the images
+come as close to the targets as co-occurrence allows (`modeling_cssfe.data.long_tail.drawing`). The larger t, the more
+images, but also the more the frequent companions of rare classes exceed it. So t is the one whose draw comes closest to
+the size of the long-tailed split among those in which no class has more than `max_ratio` times the images of the rarest
+class. Where that leaves the balanced set smaller, it stays smaller: `pair.json` has all counts, to be named beside any
+figure.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data import label_matrix, label_names_of, load_images
+from ..data.stratification import stratified_split
+
+
+if TYPE_CHECKING:
+    import datasets
+
+    from ..training import Recipe
+
+JUDGED_SHARE, CHOOSING_SHARE = 0.25, 0.05
+MAX_RATIO = 5.0
+_TARGETS_TRIED = 24
+
+
+@dataclass(frozen=True)
+class BalancedDraw:
+    """Rows of the split that balanced images are drawn from.
+
+    Attributes:
+        train: Rows of the balanced training set, ascending.
+        validation: Rows on which both runs choose their best epoch.
+        test: Rows on which they are compared.
+        target: Images wanted of each class.
+        counts: Images of each class in `train`.
+        ratio: Of the most frequent to the rarest class in `train`.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    target: int
+    counts: tuple[int, ...]
+    ratio: float
+
+
+def draw_balanced(
+    labels: Any,
+    size: int,
+    *,
+    judged_share: float = JUDGED_SHARE,
+    choosing_share: float = CHOOSING_SHARE,
+    max_ratio: float = MAX_RATIO,
+    seed: int = 0,
+) -> BalancedDraw:
+    """Draw a balanced training set of about a size, and split the rest.
+
+    Args:
+        labels: `(N, C)` of the images to draw from: 1, 0 and -1.
+        size: Images wanted.
+        judged_share: Share of the images that is set aside for the comparison, stratified; images that the draw leaves
+            over are added to it.
+        choosing_share: Share that is set aside for the choice of the best epoch.
+        max_ratio: Most that the most frequent class may have, in multiples of the rarest.
+        seed: Of everything random.
+
+    Returns:
+        The rows and the counts.
+
+    Raises:
+        ValueError: A share is out of range, or a class has no image to draw from.
+    """
+    from ..data.long_tail.drawing import draw_long_tail
+
+    if not 0 < judged_share < 1 or not 0 < choosing_share < 1 or judged_share + choosing_share >= 1:
+        raise ValueError(
+            f"judged_share {judged_share} and choosing_share {choosing_share} must be > 0 and sum to less than 1."
+        )
+    if max_ratio < 1:
+        raise ValueError(f"max_ratio is {max_ratio}; give a number >= 1.")
+    present = np.asarray(labels) == 1
+    test, validation = stratified_split(labels, [judged_share, choosing_share], seed)
+    pool = np.setdiff1d(np.arange(len(present)), np.concatenate([test, validation]))
+    available = present[pool].sum(axis=0)
+    missing = np.flatnonzero(available == 0)
+    if missing.size:
+        raise ValueError(
+            f"{missing.size} classes have no image to draw a balanced set from, the first in column {missing[0]}; "
+            "give more validation images or a smaller judged_share."
+        )
+    draws = []
+    tried = np.unique(np.geomspace(available.min(), available.max(), _TARGETS_TRIED).round().astype(int))
+    for target in (1, *tried.tolist()):
+        # The method that takes no time limit, so that the same rows are drawn on every machine.
+        drawn = draw_long_tail(np.asarray(labels)[pool], np.minimum(target, available), seed, "greedy")
+        ratio = max(drawn.reached) / min(drawn.reached)
+        # Balance within the limit first, then the size, then balance.
+        rank = (max(ratio, max_ratio), abs(len(drawn.rows) - size), ratio)
+        draws.append((rank, drawn, target))
+    _, drawn, target = min(draws, key=lambda entry: entry[0])
+    rows = pool[drawn.rows]
+    return BalancedDraw(
+        train=rows,
+        validation=validation,
+        test=np.sort(np.concatenate([test, np.setdiff1d(pool, rows)])),
+        target=target,
+        counts=drawn.reached,
+        ratio=max(drawn.reached) / min(drawn.reached),
+    )
+
+
+def train_pair(
+    recipe: "Recipe",
+    output_dir: str | os.PathLike,
+    *,
+    judged_share: float = JUDGED_SHARE,
+    choosing_share: float = CHOOSING_SHARE,
+    max_ratio: float = MAX_RATIO,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Draw the balanced set and train both networks by one recipe.
+
+    `output_dir` receives `data/balanced` and `data/long_tailed` (Parquet files of train, validation and test, the last
+    two the same in both), the runs `balanced` and `long_tailed`, and `pair.json` with the counts. The study is then
+    `cssfe analyze study --balanced DIR/balanced --long_tailed DIR/long_tailed --data DIR/data/long_tailed`.
+
+    Args:
+        recipe: What to do; its data must have a training and a validation split. Groups come from the training counts
+            of each run's own data, so recipes of net2 and net3 mask by different groups: net0 compares what the
+            feature extractors learn and nothing else, as the paper's analysis does.
+        output_dir: Folder that does not exist yet or is empty.
+        judged_share: As for `draw_balanced`, likewise the next two.
+        choosing_share: See there.
+        max_ratio: See there.
+        quiet: Print no progress and no table.
+
+    Returns:
+        What `pair.json` holds.
+
+    Raises:
+        ValueError: The data lack a split or a class, or an option is out of range; nothing has been written then.
+        SavingError: The folder cannot be written.
+    """
+    from ..training import train
+    from ..training.run_folder import RunFolder
+
+    folder = RunFolder(output_dir)
+    splits = load_images(recipe.data, **recipe.data_kwargs)
+    for role, name in (("train_split", recipe.train_split), ("validation_split", recipe.validation_split)):
+        if name not in splits:
+            raise ValueError(f"{recipe.data!r} has no split {name!r} ({role}); it has {', '.join(splits)}.")
+    long_tailed, source = splits[recipe.train_split], splits[recipe.validation_split]
+    names = label_names_of(long_tailed)
+    draw = draw_balanced(
+        label_matrix(source),
+        len(long_tailed),
+        judged_share=judged_share,
+        choosing_share=choosing_share,
+        max_ratio=max_ratio,
+        seed=recipe.seed,
+    )
+    report = {
+        "data": recipe.data,
+        "drawn_from": recipe.validation_split,
+        "target": draw.target,
+        "images": {
+            "long_tailed": len(long_tailed),
+            "balanced": len(draw.train),
+            "validation": len(draw.validation),
+            "test": len(draw.test),
+        },
+        "ratio": {"long_tailed": _ratio(label_matrix(long_tailed)), "balanced": draw.ratio},
+        "classes": {
+            name: dict(zip(("long_tailed", "balanced", "validation", "test"), map(int, counts), strict=True))
+            for name, *counts in zip(
+                names,
+                (label_matrix(long_tailed) == 1).sum(axis=0),
+                draw.counts,
+                *((label_matrix(source.select(rows)) == 1).sum(axis=0) for rows in (draw.validation, draw.test)),
+                strict=True,
+            )
+        },
+        "options": {
+            "judged_share": judged_share,
+            "choosing_share": choosing_share,
+            "max_ratio": max_ratio,
+            "seed": recipe.seed,
+        },
+    }
+    folder.create()
+    rest = {"validation": source.select(draw.validation), "test": source.select(draw.test)}
+    _write_data(folder.path / "data" / "balanced", {"train": source.select(draw.train), **rest})
+    _write_data(folder.path / "data" / "long_tailed", {"train": long_tailed, **rest})
+    folder.write_json("pair.json", report)
+    if not quiet:
+        print(json.dumps({key: report[key] for key in ("images", "ratio", "target")}))
+    for name in ("balanced", "long_tailed"):
+        train(_recipe_on(recipe, folder.path / "data" / name), folder.path / name, quiet=quiet)
+    return report
+
+
+def _recipe_on(recipe: "Recipe", data: Path) -> "Recipe":
+    import dataclasses
+
+    return dataclasses.replace(
+        recipe,
+        data=str(data),
+        data_kwargs={},
+        train_split="train",
+        validation_split="validation",
+        test_split="test",
+    )
+
+
+def _ratio(labels: np.ndarray) -> float | None:
+    counts = (labels == 1).sum(axis=0)
+    return float(counts.max() / counts.min()) if counts.min() else None
+
+
+def _write_data(folder: Path, splits: "dict[str, datasets.Dataset]") -> None:
+    """Parquet files with the images in them, under a temporary name until they are whole."""
+    from ..data.long_tail.folder import _write_split
+
+    growing = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(growing, ignore_errors=True)
+    (growing / "data").mkdir(parents=True)
+    try:
+        for split, rows in splits.items():
+            _write_split(rows, growing / "data", split)
+        os.replace(growing, folder)
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
+
+
+__all__ = ["CHOOSING_SHARE", "JUDGED_SHARE", "MAX_RATIO", "BalancedDraw", "draw_balanced", "train_pair"]

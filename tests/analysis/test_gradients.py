@@ -1,0 +1,87 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+import numpy as np
+import pytest
+import torch
+from tiny_runs import tiny_overrides
+
+from modeling_cssfe.analysis.gradients import (
+    GradientMeter,
+    GradientObserver,
+    gradients_from_probabilities,
+    logit_gradients,
+)
+from modeling_cssfe.analysis.study_run import training_history
+from modeling_cssfe.losses import build_loss
+
+
+LABELS = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def logits():
+    return torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradients_of_cross_entropy_are_sigma_minus_y(reduction):
+    loss = build_loss("bce", class_counts=[9, 5, 2], num_samples=16, reduction=reduction)
+    found = logit_gradients(logits(), LABELS, loss)
+    expected = torch.where(LABELS < 0, 0.0, 1 / (1 + torch.exp(-logits())) - LABELS)
+    assert torch.allclose(found, expected)
+
+
+# These have no factor that is held fixed in the backward pass, so differences of their value are their gradient.
+@pytest.mark.parametrize("name", ["bce", "mlsm", "focal", "rw", "cb_focal"])
+def test_gradients_of_other_losses_are_differences_of_their_sum(name):
+    loss = build_loss(name, class_counts=[9, 5, 2], num_samples=16, reduction="sum")
+    labels = LABELS.clamp(min=0)
+    found = logit_gradients(logits(), labels, loss)
+    step = 1e-5
+    for place in np.ndindex(3, 3):
+        shifted = [logits(), logits()]
+        shifted[0][place] += step
+        shifted[1][place] -= step
+        expected = (loss(shifted[0], labels) - loss(shifted[1], labels)).item() / (2 * step)
+        assert found[place].item() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_the_meter_averages_by_class_and_group_whatever_the_batches():
+    gradients = logits()
+    meters = [GradientMeter("abc", ["head", "tail", "tail"]) for _ in range(2)]
+    meters[0].update(gradients, LABELS)
+    for row in range(3):
+        meters[1].update(gradients[row : row + 1], LABELS[row : row + 1])
+    found = meters[0].compute()
+    values = gradients.numpy()
+    assert found["per_class"]["a"]["positives"] == pytest.approx(values[0, 0])
+    assert found["per_class"]["a"]["negatives"] == pytest.approx((values[1, 0] + values[2, 0]) / 2)
+    assert found["per_class"]["b"]["net"] == pytest.approx(values[:, 1].mean())
+    down = np.clip(values[:, 1], 0, None).sum() / np.abs(values[:, 1]).sum()
+    assert found["per_class"]["b"]["push_down"] == pytest.approx(down)
+    tail = (values[1, 1] + values[2, 2]) / 2
+    assert found["groups"]["tail"]["positives"] == pytest.approx(tail)
+    for name, figures in meters[1].compute()["per_class"].items():
+        assert figures == pytest.approx(found["per_class"][name])
+    meters[0].reset()
+    assert meters[0].compute()["per_class"]["a"]["net"] is None
+
+
+def test_a_run_records_its_gradients_while_it_trains(tiny_data, tmp_path, monkeypatch):
+    from modeling_cssfe.training import engine, load_recipe
+
+    # With cross-entropy the recorded gradients must be the recorded probabilities less the label.
+    usual = engine._build_observers
+    monkeypatch.setattr(engine, "_build_observers", lambda run: [*usual(run), GradientObserver(run)])
+    recipe = load_recipe(None, tiny_overrides(tiny_data, loss="bce", ablation="net0"))
+    engine.train(recipe, tmp_path / "run", quiet=True)
+    history = training_history(tmp_path / "run")
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    for entry in history:
+        assert entry["gradients_of"] == "own loss"
+        assert set(entry["gradients"]) == {"head", "medium", "tail"}
+        for group, expected in gradients_from_probabilities(entry["probabilities"]).items():
+            for kind in ("positives", "negatives"):
+                assert entry["gradients"][group][kind] == pytest.approx(expected[kind], abs=1e-6)
+
+
+def test_a_folder_without_a_log_has_no_history(tmp_path):
+    assert training_history(tmp_path) == []
