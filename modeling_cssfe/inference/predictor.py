@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
 from ..configuration_cssfe import CSSFEConfig
@@ -161,7 +161,7 @@ class Predictor:
                     own, enhanced = output.class_activation_maps, output.enhanced_activation_maps
                     # The first view, the whole image: what follows it are crops.
                     maps = (own if enhanced is None else enhanced)[:: views.shape[1]]
-        return _Computed(torch.cat(logits, dim=1), maps)
+        return _fetch(torch.cat(logits, dim=1), maps)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.mixed_precision == "no":
@@ -177,7 +177,9 @@ class Predictor:
             [{} for _ in range(count)] if self.box_threshold is not None else None
         )
         if computed is not None:
-            logits = computed.logits.cpu().numpy()
+            if computed.arrived is not None:
+                computed.arrived.synchronize()
+            logits = computed.logits.numpy()
             # The stock pipeline's own formula in fp32, so that the scores are its to the last bit.
             with np.errstate(over="ignore"):
                 scores[whole] = (1 / (1 + np.exp(-logits))).mean(axis=1)
@@ -186,7 +188,7 @@ class Predictor:
                 mean = torch.from_numpy(logits).double().sigmoid().mean(dim=1).numpy()
                 probabilities[whole] = apply_calibration(mean, self.config.groups, self.config.calibration or {})
             if boxes is not None and computed.maps is not None:
-                for row, maps in zip(whole, computed.maps.cpu(), strict=True):
+                for row, maps in zip(whole, computed.maps, strict=True):
                     boxes[row] = self._find_boxes(maps, scores[row], batch.sizes[row])
         return PredictedBatch(batch.images, batch.errors, batch.sizes, scores, probabilities, boxes)
 
@@ -235,8 +237,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 class _Computed(NamedTuple):
+    """On the CPU, or on its way there until `arrived`."""
+
     logits: torch.Tensor  # (images, views, C)
     maps: torch.Tensor | None  # (images, C, H, W)
+    arrived: torch.cuda.Event | None
 
 
 class _Item(NamedTuple):
@@ -251,6 +256,17 @@ class _Batch(NamedTuple):
     errors: list[str | None]
     sizes: np.ndarray
     views: list[torch.Tensor]  # a tensor (images, views, 3, height, width) for each size, of readable images
+
+
+def _fetch(logits: torch.Tensor, maps: torch.Tensor | None) -> _Computed:
+    """Begin to copy results to the CPU."""
+    if logits.device.type != "cuda":
+        return _Computed(logits.cpu(), None if maps is None else maps.cpu(), None)
+    # A copy that is asked for later would stand in the queue behind the next batch's forward pass.
+    copies = [None if tensor is None else tensor.to("cpu", non_blocking=True) for tensor in (logits, maps)]
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(logits.device))
+    return _Computed(copies[0], copies[1], arrived)  # type: ignore[arg-type]
 
 
 class _Files(Dataset):
@@ -276,7 +292,8 @@ class _Files(Dataset):
 def _collate(items: Sequence[_Item]) -> _Batch:
     sizes = np.array([item.size for item in items], dtype=np.int32)
     whole = [item.views for item in items if item.error is None]
-    views = [torch.stack(of_one_size) for of_one_size in zip(*whole, strict=True)]
+    # `default_collate` stacks right into the memory that a worker shares with the main process.
+    views = [default_collate(list(of_one_size)) for of_one_size in zip(*whole, strict=True)]
     return _Batch([item.image for item in items], [item.error for item in items], sizes, views)
 
 
