@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 
 from ..image_processing_cssfe import CSSFEImageProcessor
 from .environment import build_accelerator, describe_environment
@@ -101,8 +101,12 @@ def _train(
     run.observers = _build_observers(run)
     run.seconds_before = run.started - start
     resume_run(run, resume)
-    with run.interruption:
-        fit(run)
+    try:
+        with run.interruption:
+            fit(run)
+    finally:
+        for observer in run.observers:
+            observer.close()
     FeatureFeed.detach(model)
     best = run.best
     results = {
@@ -140,9 +144,9 @@ def build_run_accelerator(recipe: Recipe, output_dir: str | os.PathLike) -> Acce
     """The accelerator that a recipe asks for.
 
     Raises:
-        ValueError: The device has no such precision, or a tracker is missing.
+        ValueError: The device has no such precision, a tracker is missing, or an option does not go with the processes.
     """
-    return build_accelerator(
+    accelerator = build_accelerator(
         recipe.mixed_precision,
         # Batches are gathered into updates by the loop, which weighs them by their labels.
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True),
@@ -150,6 +154,13 @@ def build_run_accelerator(recipe: Recipe, output_dir: str | os.PathLike) -> Acce
         step_scheduler_with_optimizer=False,
         **tracker_options(recipe.trackers, output_dir),
     )
+    if recipe.ema_decay is not None and accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError(
+            "ema_decay needs whole weights on each GPU, FSDP spreads them; set ema_decay to null, or use DDP."
+        )
+    if recipe.sync_batch_norm and accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        raise ValueError("sync_batch_norm needs GPUs: torch has none for CPUs; set it to false.")
+    return accelerator
 
 
 def _build_observers(run: Run) -> list[Observer]:

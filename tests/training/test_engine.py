@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path):
         tiny_data, ablation="net0", learning_rate=1e30, optimizer="sgd", max_grad_norm="null", ema_decay="null",
         schedule="constant", warmup_fraction=0.0,
     )  # fmt: skip
-    with pytest.raises(FloatingPointError, match="the loss is (nan|inf) at epoch"):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at epoch"):
         train(load_recipe(None, overrides), tmp_path / "run", quiet=True)
 
 
