@@ -10,7 +10,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from .commands import analyze, card, data, data_embed, demo, evaluate, explain, info, predict, push, thresholds, train
+from .commands import (
+    analyze,
+    card,
+    data,
+    data_embed,
+    demo,
+    evaluate,
+    explain,
+    export,
+    info,
+    predict,
+    push,
+    thresholds,
+    train,
+)
 
 
 DESCRIPTION = "Long-tailed multi-label image classification with CSSFE."
@@ -57,7 +71,21 @@ def build_parser() -> argparse.ArgumentParser:
         verb.set_defaults(function=function)
         return verb
 
-    for verb in (train, evaluate, thresholds, predict, explain, analyze, demo, card, push, data, data_embed, info):
+    for verb in (
+        train,
+        evaluate,
+        thresholds,
+        predict,
+        explain,
+        analyze,
+        export,
+        demo,
+        card,
+        push,
+        data,
+        data_embed,
+        info,
+    ):
         verb.register(add)
     return parser
 
