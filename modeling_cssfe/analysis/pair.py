@@ -239,7 +239,8 @@ def _write_data(folder: Path, splits: "dict[str, datasets.Dataset]") -> None:
     (growing / "data").mkdir(parents=True)
     try:
         for split, rows in splits.items():
-            _write_split(rows, growing / "data", split)
+            # A loaded table may have its columns in another order than its features name them.
+            _write_split(rows.select_columns(list(rows.features)), growing / "data", split)
         os.replace(growing, folder)
     finally:
         shutil.rmtree(growing, ignore_errors=True)

@@ -54,7 +54,7 @@ def test_classes_that_cannot_be_drawn_and_wrong_options_are_one_line_errors():
         draw_balanced(labels, 100)
     with pytest.raises(ValueError, match="sum to less than 1"):
         draw_balanced(labels, 100, judged_share=0.7, choosing_share=0.3)
-    with pytest.raises(ValueError, match="max_ratio is 0.5"):
+    with pytest.raises(ValueError, match=r"max_ratio is 0\.5"):
         draw_balanced(long_tailed_labels(), 100, max_ratio=0.5)
 
 
@@ -121,8 +121,11 @@ def test_localization_by_the_command_reads_boxes_from_another_place(pair, tmp_pa
     content = {
         "images": [{"id": name, "file_name": f"{name}.png", "width": 48, "height": 48} for name in ids],
         "categories": [{"id": 1, "name": "red"}],
-        "annotations": [{"id": n, "image_id": name, "category_id": 1, "bbox": [0, 0, 24, 48]} for n, name in enumerate(ids)],
-    }  # fmt: skip
+        "annotations": [
+            {"id": number, "image_id": name, "category_id": 1, "bbox": [0, 0, 24, 48]}
+            for number, name in enumerate(ids)
+        ],
+    }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     common = ["analyze", "localization", str(pair / "balanced"), "--data", str(pair / "data" / "balanced"),
               "--boxes", str(tmp_path / "boxes.json"), "--bootstrap", "10"]  # fmt: skip
