@@ -67,6 +67,9 @@ class Observer:
     def on_run_end(self, run: "Run", results: dict[str, Any]) -> None:
         """Called before the results are written; may add to them."""
 
+    def close(self) -> None:
+        """Called when the run ends, however it ends."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of this observer: plain values, for JSON.
 
@@ -172,7 +175,7 @@ class Run:
         if recipe.augment_on_device:
             self.augmentation = DeviceAugmentation.from_recipe(recipe, model.config, accelerator.device)
         if recipe.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            enable_activation_checkpointing(model)
         if recipe.sync_batch_norm and accelerator.num_processes > 1:
             self.model = model = convert_sync_batchnorm(model)
         self.average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
@@ -234,6 +237,12 @@ class Run:
             if self.best["epoch"] is not None:
                 self.best_file = (self.best["epoch"], path / "best.safetensors")
         self.accelerator.wait_for_everyone()
+
+
+def enable_activation_checkpointing(model: CSSFEForImageClassification) -> None:
+    """Let the backward pass compute activations again."""
+    # transformers has given the method another name on the way.
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
 
 def fit(run: Run) -> None:

@@ -61,11 +61,7 @@ class RunMonitor(Observer):
         """Keep the step's loss and probabilities on the device."""
         self.steps += 1
         self.probabilities.update(logits, batch["labels"])
-        try:
-            checked = self.losses.step(run.epoch, run.step, loss, batch)
-        except FloatingPointError:
-            self.progress.end_epoch()
-            raise
+        checked = self.losses.step(run.epoch, run.step, loss, batch)
         recent = self.losses.recent_loss if checked else None
         self.progress.advance(len(logits) * run.accelerator.num_processes, recent)
         if checked and run.recipe.trackers:
@@ -108,6 +104,10 @@ class RunMonitor(Observer):
                     file.write(picture)
 
         run.folder.save_files(save, "curves")
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self.progress.end_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as plain values for JSON. All processes call it; it has the sums of each.
