@@ -1,8 +1,10 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """A model that many threads ask at once: one forward pass at a time, of all images that wait for it."""
 
+import io
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ..data import decode_image
+from ..data.decoding import decode_image, known_formats
 from ..evaluation.calibration import apply_calibration
 from ..explain import LabelMaps
 from ..training.evaluation import load_trained_model
@@ -103,8 +105,15 @@ class Classifier:
             raise ValueError(
                 f"image {name!r} has {size:,} bytes, more than the limit of {self.max_bytes:,}; shrink it."
             )
-        # As bytes, so that no error shows a path of this machine.
-        return decode_image(Path(file).read_bytes(), image_id=name, max_pixels=self.max_pixels)
+        content = Path(file).read_bytes()  # decoded from memory, so that no error shows a path of this machine
+        with suppress(OSError, SyntaxError, Image.DecompressionBombError):  # what decode_image words better
+            width, height = Image.open(io.BytesIO(content), formats=known_formats()).size
+            if width * height > self.max_pixels:
+                raise ValueError(
+                    f"image {name!r} has {width:,} x {height:,} pixels, more than the limit of {self.max_pixels:,}; "
+                    "shrink it."
+                )
+        return decode_image(content, image_id=name, max_pixels=self.max_pixels)
 
     def read(self, image: Image.Image) -> Reading:
         """Logits and maps of one RGB image.

@@ -30,10 +30,10 @@ def shrink(image: Image.Image) -> Image.Image:
     return small
 
 
-def draw_legend() -> str:
-    """What colours and marks mean."""
-    groups = "".join(f'<span class="key {group}">{group}</span>' for group in GROUPS)
-    return f'<div class="legend">{groups}<span class="key threshold">threshold</span></div>'
+def draw_legend(*marks: str) -> str:
+    """What colours mean, and marks of other kinds."""
+    keys = "".join(f'<span class="key {name}">{name}</span>' for name in (*GROUPS, *marks))
+    return f'<div class="legend">{keys}</div>'
 
 
 def draw_bars(entries: Sequence[dict[str, Any]], search: str = "", chosen: str | None = None) -> str:
@@ -51,7 +51,7 @@ def draw_bars(entries: Sequence[dict[str, Any]], search: str = "", chosen: str |
     rows = "".join(_bar(entry, entry["label"] == chosen) for entry in found[:MAX_ROWS])
     hidden = len(found) - MAX_ROWS
     more = f'<p class="note">{hidden:,} more with lower scores: search for their names.</p>' if hidden > 0 else ""
-    return f'{draw_legend()}<div class="bars">{rows}</div>{more}'
+    return f'{draw_legend("threshold")}<div class="bars">{rows}</div>{more}'
 
 
 def _bar(entry: dict[str, Any], chosen: bool) -> str:

@@ -88,6 +88,7 @@ def build_demo(
         if value < 1:
             raise ValueError(f"{name} is {value!r}; give a number >= 1.")
     classifier = Classifier(model_dir, max_pixels, max_bytes)
+    _warm_up(classifier)
     uploads = Uploads(max_bytes, keep_seconds)
     actions = _Actions(classifier, uploads)
     name = Path(model_dir).resolve().name
@@ -103,6 +104,13 @@ def build_demo(
     page.queue(max_size=queue_size, default_concurrency_limit=1)
     _set_launch(page, uploads)
     return page
+
+
+def _warm_up(classifier: Classifier) -> None:
+    """What the first user would otherwise wait for; a model that cannot run fails here."""
+    import matplotlib.pyplot  # noqa: F401 - gradio sets its backend around each call
+
+    classifier.read(Image.new("RGB", (8, 8)))
 
 
 class _Actions:
@@ -185,13 +193,14 @@ def _add_photograph(actions: _Actions) -> None:
         with gr.Column(scale=3, min_width=320):
             dropped = _drop_zone(actions, "Photograph", "single")
             maps = gr.HTML(_EMPTY, elem_classes="cssfe", elem_id="maps", js_on_load=None)
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=3, min_width=320):
             text = gr.Textbox(label="Search labels", placeholder="part of a name", elem_id="search", max_lines=1)
             bars = gr.HTML("", elem_classes="cssfe", elem_id="bars", js_on_load=_ON_CLICK)
-    dropped.upload(
+    told = dropped.upload(
         actions.show, dropped, [shown, text, bars, maps, dropped], preprocess=False, api_visibility="private",
-        show_progress="minimal", show_progress_on=[maps], **_QUEUED,
+        show_progress_on=[dropped], **_QUEUED,
     )  # fmt: skip
+    _empty_after_failure(told, dropped)
     text.input(
         actions.search, [shown, text], bars, queue=False, show_progress="hidden", trigger_mode="always_last",
         api_visibility="private",
@@ -213,10 +222,16 @@ def _add_many(actions: _Actions) -> None:
     def classify_many(uploads, progress=gr.Progress()):  # noqa: B008
         return actions.classify_many(uploads, progress)
 
-    dropped.upload(
+    told = dropped.upload(
         classify_many, dropped, [table, dropped], preprocess=False, api_visibility="private", show_progress_on=[table],
         **_QUEUED,
     )  # fmt: skip
+    _empty_after_failure(told, dropped)
+
+
+def _empty_after_failure(event: Any, dropped: gr.File) -> None:
+    # The name of a refused file would link to nothing.
+    event.failure(lambda: None, None, dropped, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def _add_api(actions: _Actions) -> None:

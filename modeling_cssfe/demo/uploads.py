@@ -157,6 +157,11 @@ class PageMiddleware:
             response = await self.uploads.receive(Request(scope, receive))
             await response(scope, receive, send)
             return
+        if path.endswith(
+            "/upload_progress"
+        ):  # browsers wait for its end, and uploads of this page's size are soon done
+            await Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")(scope, receive, send)
+            return
         if path.endswith("/deep_link"):  # gradio would write what a user sees into a file
             await PlainTextResponse("not kept", status_code=404)(scope, receive, send)
             return
