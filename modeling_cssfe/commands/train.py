@@ -96,7 +96,7 @@ def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> None:
     from ..training.dry_run import DryRunError, check_table, dry_run
     from ..training.report import show
 
-    checks = dry_run(recipe, options.output_dir)
+    checks = dry_run(recipe, options.output_dir, options.resume)
     if PartialState().is_main_process:
         show(check_table(checks))
     failed = [check for check in checks if check.ok is False]

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..configuration_cssfe import GROUPS
 from ..data import class_statistics, label_names_of, require_every_class, verify_images
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
+from .checkpoint import verify_checkpoint
 from .divergence import LossMonitor
 from .engine import build_run_accelerator
 from .evaluation import align_labels
@@ -33,6 +34,7 @@ from .progress import duration
 from .recipe import Recipe
 from .repeat import determinism
 from .run_folder import RunFolder
+from .training_state import full_state, restore_state
 
 
 _DECODED_IMAGES = 64  # of each split, spread evenly over it
@@ -61,7 +63,9 @@ class DryRunError(RuntimeError):
     """A dry run found something that would have stopped the run."""
 
 
-def dry_run(recipe: Recipe, output_dir: str | os.PathLike | None = None) -> list[Check]:
+def dry_run(
+    recipe: Recipe, output_dir: str | os.PathLike | None = None, resume: str | os.PathLike = "never"
+) -> list[Check]:
     """Check everything about a run in seconds: nothing is written but into a temporary folder that is removed.
 
     In the order of the table: the run's folder and its disk, splits, a sample of the images, labels, label embeddings
@@ -75,12 +79,13 @@ def dry_run(recipe: Recipe, output_dir: str | os.PathLike | None = None) -> list
     Args:
         recipe: The run.
         output_dir: The folder that it is to have, which stays as it is; `None` checks no folder.
+        resume: As for `train`: unless it is `"never"`, the folder may hold the run. Its checkpoints are not read.
 
     Returns:
         One entry a check.
     """
     with determinism(recipe.deterministic), tempfile.TemporaryDirectory(prefix="cssfe-dry-run-") as temporary:
-        return _DryRun(recipe, output_dir, Path(temporary)).checks()
+        return _DryRun(recipe, output_dir, resume != "never", Path(temporary)).checks()
 
 
 def check_table(checks: Sequence[Check]) -> Table:
@@ -97,13 +102,15 @@ def check_table(checks: Sequence[Check]) -> Table:
 class _DryRun:
     """The checks, and what they hand on to each other."""
 
-    def __init__(self, recipe: Recipe, output_dir: str | os.PathLike | None, temporary: Path):
+    def __init__(self, recipe: Recipe, output_dir: str | os.PathLike | None, resumes: bool, temporary: Path):
         # Caches take minutes to fill; one loader process shows whether loader processes start.
         changes: dict[str, Any] = {"num_workers": 0 if recipe.num_workers == 0 else 1, "trackers": []}
-        changes |= {"decoded_cache": None, "decoded_cache_short_side": None}
+        changes |= {"decoded_cache": None, "decoded_cache_short_side": None, "cache_features": None}
+        changes |= {"checkpoint_every_steps": None}
         self.recipe = dataclasses.replace(recipe, **changes)
         self.given = recipe
         self.output_dir = None if output_dir is None else Path(output_dir)
+        self.resumes = resumes
         self.temporary = temporary
         self.notes: dict[str, Any] = {}
 
@@ -139,12 +146,12 @@ class _DryRun:
     def _folder(self) -> str:
         if self.output_dir is None:
             return "none given"
-        RunFolder(self.output_dir)
+        RunFolder(self.output_dir, resume=self.resumes)
         existing = next(path for path in (self.output_dir, *self.output_dir.resolve().parents) if path.exists())
         if not os.access(existing, os.W_OK):
             raise ValueError(f"{os.fspath(existing)!r} cannot be written to; choose another output_dir.")
         self.notes["free"] = shutil.disk_usage(existing).free
-        return f"{self.output_dir} is free; {_size(self.notes['free'])} left on its disk"
+        return f"{self.output_dir} can be used; {_size(self.notes['free'])} left on its disk"
 
     def _device(self) -> str:
         self.accelerator = build_run_accelerator(self.recipe, self.temporary)
@@ -200,7 +207,7 @@ class _DryRun:
         return text + ", " + ", ".join(f"{groups.count(group)} {group}" for group in GROUPS)
 
     def _batch(self) -> str:
-        self.loaders = build_run_loaders(self.recipe, self.processor, self.data, False)
+        self.loaders = build_run_loaders(self.recipe, self.processor, self.data, False, self.accelerator)
         started = time.perf_counter()
         batch = next(iter(self.loaders[self.recipe.train_split]))
         if not torch.isfinite(batch["pixel_values"]).all():
@@ -219,7 +226,7 @@ class _DryRun:
             self.recipe, self.data, folder, self.accelerator, self.model, self.loaders, [observer], quiet=True
         )
         self.run.prepare()
-        steps_per_epoch = len(self.run.train_loader)
+        steps_per_epoch = self.run.steps_per_epoch
         with contextlib.suppress(_EnoughStepsError):
             self.run.set_epoch()
             train_epoch(self.run)
@@ -237,19 +244,35 @@ class _DryRun:
         return f"peak {_size(_own_peak_memory())} of {_size(_machine_memory())}, loader processes not counted"
 
     def _checkpoint(self) -> str:
+        run = self.run
+        before = full_state(run.model)
+        run.save_checkpoint()
+        path = run.checkpoints.folders()[-1]
+        state = verify_checkpoint(path)
+        with torch.no_grad():
+            for value in run.model.parameters():
+                value.zero_()
+        restore_state(run, path, state)
+        self._compare(before, full_state(run.model))
         folder = self.temporary / "model"
-        self.model.save_pretrained(folder)
+        run.model.save_pretrained(folder, state_dict=dict(before))
         self.processor.save_pretrained(folder)
-        again = CSSFEForImageClassification.from_pretrained(folder).state_dict()
-        for name, value in self.model.state_dict().items():
-            if not torch.equal(again[name], value.cpu()):
-                raise RuntimeError(f"{name} is not what was saved; please report this.")
+        self._compare(before, CSSFEForImageClassification.from_pretrained(folder).state_dict())
         CSSFEImageProcessor.from_pretrained(folder)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        # Those that are kept and the one being written, with the best weights in each; the best model and the last one.
+        model = _folder_size(folder)
+        checkpoint = _folder_size(path) + model
+        needed = checkpoint * (self.given.checkpoints_kept + 1) + 2 * model
         free = self.notes.get("free", math.inf)
-        if size * 2 > free:  # the best epoch's and the last one
-            raise OSError(f"the run needs {_size(2 * size)} and {_size(free)} are free; choose another output_dir.")
-        return f"{_size(size)} written and read back, equal to the bit"
+        if needed > free:
+            raise OSError(f"the run needs {_size(needed)} and {_size(free)} are free; choose another output_dir.")
+        return f"checkpoint {_size(checkpoint)}, model {_size(model)}: written and read back, equal to the bit"
+
+    @staticmethod
+    def _compare(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> None:
+        for name, value in before.items():
+            if not torch.equal(after[name].cpu(), value):
+                raise RuntimeError(f"{name} is not what was saved; please report this.")
 
     def _evaluation(self) -> str:
         run, split = self.run, self.recipe.validation_split
@@ -311,6 +334,10 @@ def _few_batches(run: Run, split: str, count: int) -> Iterator[None]:
         yield
     finally:
         run.loaders[split] = loader
+
+
+def _folder_size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _size(num_bytes: float) -> str:
