@@ -56,8 +56,9 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
     head = Head(config, embeddings[trial["label_embeddings"]]).train()
     loss = build_loss(trial["loss"], class_counts=counts, num_samples=len(labels), **trial["loss_kwargs"])
     sampler = build_sampler(trial["sampler"], labels=labels.numpy(), seed=seed)
-    decayed = [parameter for parameter in head.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in head.parameters() if parameter.ndim <= 1]
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": trial["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
         lr=trial["learning_rate"],
@@ -127,8 +128,8 @@ def main() -> None:
         embeddings[name] = resolve_label_embeddings(file, names)[0]
     wanted = [name for name in trials if arguments.only is None or name in arguments.only]
     used = sorted({view for name in wanted for view in {**DEFAULTS, **(trials[name] or {})}["views"]} | {"plain"})
-    views = {view: extract(arguments, "train", view) for view in used}
-    judged = {view: extract(arguments, "validation", view) for view in ("plain", "flip")}
+    views = extract(arguments, "train", used)
+    judged = extract(arguments, "validation", ["plain", "flip"])
     labels = judged["plain"]["labels"].numpy()
     halves = stratified_split(labels, [len(labels) // 2, len(labels) - len(labels) // 2], seed=0)
     environment = describe_environment()

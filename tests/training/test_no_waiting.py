@@ -103,3 +103,21 @@ def test_a_loss_reads_nothing_back_from_the_device(name):
     with ReadingsCounted() as readings:
         model(torch.randn(2, 3, 64, 64), labels=labels).loss.backward()
     assert readings.found == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's own check of what waits needs a GPU")
+def test_cuda_itself_finds_nothing_that_waits_in_an_update(tiny_data, tmp_path, monkeypatch):
+    update = loop._update
+
+    def checked(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            update(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop, "_update", checked)
+    changes = {"augment_on_device": "true", "color_jitter": 0.2, "mixed_precision": "bf16"}
+    recipe = load_recipe(None, tiny_overrides(tiny_data, batch_size=3, **changes))  # six steps: no look at the losses
+    results = train(recipe, tmp_path / "run", quiet=True)
+    assert results["best_epoch"] in (1, 2)
