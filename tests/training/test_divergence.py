@@ -145,3 +145,35 @@ def test_a_planted_image_that_is_not_finite_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(modeling_cssfe.training.preparation, "build_train_transform", transform_of)
     with pytest.raises(FloatingPointError, match=r"image\(s\) 'train-7' of the batch hold"):
         train(load_recipe(None, tiny_overrides(data, batch_size=4)), tmp_path / "run", quiet=True)
+
+
+def _watch_on_two_processes(folder):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    # The process was forked from one that has been a run of its own.
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    rank = accelerator.process_index
+    monitor = LossMonitor(lambda rows: [f"process{rank}-{row}" for row in rows], every=5, accelerator=accelerator)
+    losses = [0.5] * 10
+    if rank == 1:
+        losses[7:] = [float("nan")] * 3
+    if rank == 0:
+        losses[8:] = [float("nan")] * 2  # what it gets from the other's gradients
+    text = "none"
+    try:
+        feed(monitor, losses)
+    except FloatingPointError as error:
+        text = str(error)
+    (folder / f"{rank}.txt").write_text(text)
+
+
+def test_of_two_processes_both_stop_and_name_the_first_bad_batch(tmp_path):
+    from accelerate import debug_launcher
+
+    debug_launcher(_watch_on_two_processes, (tmp_path,), num_processes=2)
+    texts = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert texts[0] == texts[1]
+    assert "step 8, with image(s) 'process1-14', 'process1-15';" in texts[0]
