@@ -10,7 +10,7 @@ from ._verbs import AddVerb
 
 
 def register(add: AddVerb) -> None:
-    """Declare `cssfe analyze localization`, `study` and `train_pair`."""
+    """Declare `cssfe analyze localization`, `study`, `train_pair` and `figures`."""
     localization = add("analyze localization", _localization, "Measure how well maps lie on the boxes of objects.")
     localization.add_argument("model", help="folder or Hub repository of a trained model")
     localization.add_argument("--data", required=True, help="folder, file or `datasets` name")
@@ -55,6 +55,15 @@ def register(add: AddVerb) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any other key of the recipe"
     )
     pair.add_argument("--quiet", action="store_true", help="no progress and no tables")
+
+    figures = add("analyze figures", _figures, "Draw mAP by group for runs side by side, mean and interval over seeds.")
+    figures.add_argument("runs", nargs="+", metavar="RUN", help="folders of `cssfe train`, or one .csv of trials")
+    figures.add_argument("--by", default="ablation", help="what tells the rows apart: ablation or label_embeddings")
+    figures.add_argument(
+        "--rows", nargs="+", metavar="NAME=VALUE", help="legend=value of each row, in order (default: all)"
+    )
+    figures.add_argument("--title", help="above the figure")
+    figures.add_argument("--output", default="ablation.png", help="PNG or SVG file")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +219,22 @@ def _train_pair(options: argparse.Namespace) -> None:
         f"cssfe analyze study --balanced {folder}/balanced --long_tailed {folder}/long_tailed "
         f"--data {folder}/data/long_tailed --output {folder}/study"
     )
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from ..analysis.ablation_figure import draw_ablation, read_ablation
+
+    rows = None
+    if options.rows:
+        for row in options.rows:
+            if "=" not in row:
+                raise ValueError(f"cannot read the row {row!r}; write NAME=VALUE, such as Net-0=net0.")
+        rows = dict(row.split("=", 1) for row in options.rows)
+    found, notes = read_ablation(options.runs, options.by, rows)
+    draw_ablation(found, options.output, options.title)
+    for note in notes:
+        print(note)
+    print(options.output)
 
 
 __all__ = ["register"]

@@ -65,6 +65,7 @@ def test_the_meter_averages_by_class_and_group_whatever_the_batches():
     assert meters[0].compute()["per_class"]["a"]["net"] is None
 
 
+# Takes some ten seconds, as a network is trained for two epochs.
 def test_a_run_records_its_gradients_while_it_trains(tiny_data, tmp_path, monkeypatch):
     from modeling_cssfe.training import engine, load_recipe
 

@@ -58,6 +58,7 @@ def test_classes_that_cannot_be_drawn_and_wrong_options_are_one_line_errors():
         draw_balanced(long_tailed_labels(), 100, max_ratio=0.5)
 
 
+# Takes some fifteen seconds, as two networks are trained; all tests below share them.
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     root = tmp_path_factory.mktemp("pair")
@@ -87,6 +88,7 @@ def test_the_command_trains_both_on_disjoint_images_and_says_the_counts(pair):
     assert not [path for path in (pair / "data").iterdir() if path.name.startswith(".")]
 
 
+# Takes more than ten seconds: ten figures are drawn, and both networks pass over their training data again.
 def test_the_study_writes_figures_and_numbers(pair, tmp_path, capsys):
     arguments = ["--balanced", str(pair / "balanced"), "--long_tailed", str(pair / "long_tailed")]
     data = ["--data", str(pair / "data" / "long_tailed"), "--output", str(tmp_path / "study"), "--bootstrap", "20"]
