@@ -199,7 +199,7 @@ def _draw_page(rows: Sequence[GridRow], path: Path, shared_scale: bool) -> None:
     many_models = len({panel.model for panel in rows[0].panels}) > 1
     columns = 1 + len(rows[0].panels)
     width = 3.3
-    heights = [width * 0.85 * min(max(row.image.height / row.image.width, 0.3), 2.5) + 0.45 for row in rows]
+    heights = [width * 0.8 * min(max(row.image.height / row.image.width, 0.3), 2.5) + 0.45 for row in rows]
     with figure_style():
         figure = new_figure(width * columns, sum(heights) + 0.3)
         axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
