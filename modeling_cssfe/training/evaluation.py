@@ -27,7 +27,7 @@ def compute_logits(
     model: nn.Module,
     loader: DataLoader,
     accelerator: Accelerator,
-    description: str = "evaluating",
+    description: str | None = "evaluating",
     stop: Callable[[], bool] | None = None,
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Logits and labels of every image, in the data set's order, on every process.
@@ -36,7 +36,7 @@ def compute_logits(
         model: Returns `logits`; it is put into evaluation mode.
         loader: Prepared by the accelerator; yields `pixel_values`, `labels` and `index`, the rows of the images.
         accelerator: Gathers what several processes computed and drops the padding of the last batch.
-        description: Text of the progress bar.
+        description: Text of the progress bar; `None` for no bar.
         stop: Asked after each batch, on every process; true ends the evaluation.
 
     Returns:
@@ -47,7 +47,8 @@ def compute_logits(
     """
     model.eval()
     logits, labels, rows = [], [], []
-    for batch in tqdm(loader, desc=description, leave=False, disable=not accelerator.is_main_process):
+    hidden = description is None or not accelerator.is_main_process
+    for batch in tqdm(loader, desc=description, leave=False, disable=hidden):
         with accelerator.autocast():  # also for weights that were not prepared, such as a moving average's
             output = model(pixel_values=batch["pixel_values"])
         own = (output.logits.float(), batch["labels"], batch["index"])
@@ -65,7 +66,7 @@ def compute_scores(
     model: nn.Module,
     loader: DataLoader,
     accelerator: Accelerator,
-    description: str = "evaluating",
+    description: str | None = "evaluating",
     stop: Callable[[], bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and labels of every image; see `compute_logits`.

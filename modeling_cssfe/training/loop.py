@@ -6,6 +6,7 @@ A `Run` is everything that the loop works on. Whoever wants to look on or to ste
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -417,7 +418,9 @@ def judge(run: Run, judged: nn.Module, split: str) -> dict[str, Any]:
     if run.accelerator.num_processes > 1:
         # Statistics of BatchNorm are each process's own; those of the first are the ones that are saved.
         broadcast(list(judged.buffers()))
-    scores, labels = compute_scores(judged, run.loaders[split], run.accelerator, f"judging {split}", run.stop_wanted)
+    # Lines in a file are not to be drawn over.
+    description = None if run.quiet or not sys.stderr.isatty() else f"judging {split}"
+    scores, labels = compute_scores(judged, run.loaders[split], run.accelerator, description, run.stop_wanted)
     labels = align_labels(labels, label_names_of(run.data.splits[split]), run.data.label_names)
     config = run.model.config
     result = long_tail_map(

@@ -113,12 +113,12 @@ class TrainingProgress:
         """What stands behind the bar."""
         elapsed = self._clock() - self._epoch_started
         facts = [] if self._loss is None else [f"loss {self._loss:.4f}"]
-        facts += [self._judged] if self._judged else []
         facts += [f"{self._images / elapsed:.0f} images/s"] if elapsed > 0 and self._images else []
         left = self.seconds_left()
         facts += [] if left is None else [f"{duration(left)} left"]
         memory = peak_gpu_memory(self.device)
         facts += [] if memory is None else [f"{memory:.1f} GiB"]
+        facts += [self._judged] if self._judged else []  # last: a narrow terminal cuts it off
         return "  ".join(facts)
 
     def seconds_left(self) -> float | None:

@@ -50,7 +50,7 @@ def test_a_terminal_gets_one_moving_line_with_everything(capsys):
     # 11 of 40 steps took 42 seconds, so 29 more take 29 * 42 / 11.
     assert progress.seconds_left() == pytest.approx(29 * 42 / 11)
     assert progress.facts() == (
-        "loss 0.1250  mAP total/head/medium/tail 50.0 / 62.5 / - / 12.3  16 images/s  0:01:51 left"
+        "loss 0.1250  16 images/s  0:01:51 left  mAP total/head/medium/tail 50.0 / 62.5 / - / 12.3"
     )
     progress.end_epoch()
     shown = screen.getvalue()
