@@ -30,9 +30,7 @@ def register(add: AddVerb) -> None:
     again = predict.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue --output where an interrupted run stopped")
     again.add_argument("--overwrite", action="store_true", help="replace --output, and drop an interrupted run")
-    predict.add_argument(
-        "--top_k", type=int, help=f"labels for each image; None is {_SHOWN} on screen and all in .jsonl"
-    )
+    predict.add_argument("--top_k", type=int, help=f"labels for each image; None: {_SHOWN} on screen, all in .jsonl")
     predict.add_argument("--json", action="store_true", help="print one JSON object a line")
     predict.add_argument("--batch_size", type=int, default=32, help="images a step")
     predict.add_argument("--num_workers", type=int, default=0, help="processes that read images")

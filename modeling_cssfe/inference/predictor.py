@@ -16,7 +16,6 @@ from ..configuration_cssfe import CSSFEConfig
 from ..data import ImageDecodingError, decode_image
 from ..data.decoding import MAX_PIXELS
 from ..data.loading import WatchedDataLoader
-from ..evaluation.calibration import apply_calibration
 from ..training.evaluation import load_trained_model
 from .boxes import OTSU, Box, check_box_threshold, find_box, map_evidence
 from .views import Views, build_views
@@ -184,9 +183,7 @@ class Predictor:
             with np.errstate(over="ignore"):
                 scores[whole] = (1 / (1 + np.exp(-logits))).mean(axis=1)
             if probabilities is not None:
-                # In fp64, where a confident logit is not yet rounded to a probability of 1.
-                mean = torch.from_numpy(logits).double().sigmoid().mean(dim=1).numpy()
-                probabilities[whole] = apply_calibration(mean, self.config.groups, self.config.calibration or {})
+                probabilities[whole] = _calibrate(computed.logits.double(), self.config.class_calibration)
             if boxes is not None and computed.maps is not None:
                 for row, maps in zip(whole, computed.maps, strict=True):
                     boxes[row] = self._find_boxes(maps, scores[row], batch.sizes[row])
@@ -256,6 +253,16 @@ class _Batch(NamedTuple):
     errors: list[str | None]
     sizes: np.ndarray
     views: list[torch.Tensor]  # a tensor (images, views, 3, height, width) for each size, of readable images
+
+
+def _calibrate(logits: torch.Tensor, calibration: Any) -> np.ndarray:
+    """Calibrated probabilities (images, C) of fp64 logits (images, views, C).
+
+    From the logit itself where there is one view: a confident one has a score that is rounded to 1.
+    """
+    own = logits[:, 0] if logits.shape[1] == 1 else logits.sigmoid().mean(dim=1).logit(eps=1e-15)
+    temperature, bias = torch.tensor(calibration, dtype=torch.float64).T
+    return (own / temperature + bias).sigmoid().numpy()
 
 
 def _fetch(logits: torch.Tensor, maps: torch.Tensor | None) -> _Computed:

@@ -170,6 +170,14 @@ def test_the_calibrated_probability_of_views_is_that_of_their_mean(small_run, fi
         np.testing.assert_allclose(batch.probabilities[:, index], expected, atol=1e-5)
 
 
+def test_a_confident_logit_is_calibrated_as_it_is_and_not_as_the_1_that_its_score_is(planted, files):
+    calibration = {"head": {"temperature": 10.0, "bias": -1.0}}
+    model, processor = planted([30.0, -30.0], torch.zeros(2, 2, 2), calibration=calibration)
+    [batch] = Predictor(model, processor).stream(files[:1])
+    assert batch.scores[0, 0] == 1
+    np.testing.assert_allclose(batch.probabilities[0], [1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(4.0))], rtol=1e-3)
+
+
 def test_the_sizes_of_multi_scale_are_whole_cells():
     from modeling_cssfe.inference.views import other_sizes
 
