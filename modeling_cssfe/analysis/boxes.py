@@ -251,7 +251,11 @@ def _from_parquet(files: Sequence[Path], wanted: set[str], split: str | None) ->
 
 
 def _from_hub(name: str, wanted: set[str], split: str | None) -> dict[str, ImageBoxes] | None:
-    if name in ("lt_digits", "lt_voc", "lt_coco"):
+    if name == "lt_digits":
+        from .digit_boxes import lt_digits_boxes
+
+        return lt_digits_boxes(split or "test", wanted)
+    if name in ("lt_voc", "lt_coco"):
         return None  # labels alone; annotations of the photographs are given apart
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix:
         raise FileNotFoundError(f"there is no {name!r}; give the folder or file with the annotations.")

@@ -257,7 +257,7 @@ def _judge_batch(
     from ..explain.kinds import explain_batch, get_map_kind
 
     device = next(model.parameters()).device
-    targets, slots = _targets([(position, label) for position, label, _ in pairs], len(pixels))
+    targets, slots = pad_targets([(position, label) for position, label, _ in pairs], len(pixels))
     weighed = [kind for kind in kinds if get_map_kind(kind).weigh is not None]
     own = [kind for kind in kinds if kind not in weighed]
     maps: dict[str, torch.Tensor] = {}
@@ -290,7 +290,7 @@ def _judge_batch(
     return found
 
 
-def _targets(pairs: Sequence[tuple[int, int]], batch: int) -> tuple[torch.Tensor, list[int]]:
+def pad_targets(pairs: Sequence[tuple[int, int]], batch: int) -> tuple[torch.Tensor, list[int]]:
     """`(batch, K)` class ids, K the most that an image has, and the column of each pair; the rest repeats class 0."""
     columns: list[list[int]] = [[] for _ in range(batch)]
     slots = []
@@ -337,5 +337,6 @@ __all__ = [
     "KindResult",
     "LocalizationResult",
     "measure_localization",
+    "pad_targets",
     "resolve_sign",
 ]

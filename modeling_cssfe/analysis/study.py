@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from ..evaluation.bootstrap import DEFAULT_RESAMPLES
 from .attenuation import ATTENTIONS, top_attention
 from .correlation import spearman
-from .localization import _targets, resolve_sign
+from .localization import pad_targets, resolve_sign
 from .streamed_means import StreamedMeans, Summary
 
 
@@ -218,7 +218,7 @@ def _explain(
     from ..explain.kinds import explain_batch
 
     device = next(model.parameters()).device
-    targets, slots = _targets(pairs, len(pixels))
+    targets, slots = pad_targets(pairs, len(pixels))
     explained = explain_batch(model, pixels.to(device), [kind], targets.to(device), layer=layer)
     return explained.logits, explained.maps[kind][[row for row, _ in pairs], slots]
 

@@ -124,8 +124,8 @@ def test_data_without_boxes_and_wrong_boxes_are_one_line_errors(tmp_path):
     plain.to_parquet(str(tmp_path / "plain" / "train.parquet"))
     with pytest.raises(ValueError, match="has no boxes, so localization cannot be measured"):
         load_boxes(tmp_path / "plain", ["a"], ["red"])
-    with pytest.raises(ValueError, match="'lt_digits' has no boxes"):
-        load_boxes("lt_digits", ["a"], ["red"])
+    with pytest.raises(ValueError, match="'lt_voc' has no boxes"):
+        load_boxes("lt_voc", ["a"], ["red"])
     with pytest.raises(FileNotFoundError, match="there is no"):
         load_boxes(str(tmp_path / "nowhere.json"), ["a"], ["red"])
     voc = write_voc(tmp_path / "voc")
@@ -164,3 +164,29 @@ def test_boxes_follow_a_processor_that_crops(width, height):
 def test_a_box_that_the_crop_cuts_off_is_left_out():
     assert len(visible_boxes(np.array([[0.0, 0.0, 0.1, 1.0]]), (0.25, 0.0, 0.75, 1.0))) == 0
     assert visible_boxes(np.array([[0.0, 0.0, 0.5, 1.0]]), (0.25, 0.0, 0.75, 1.0)).tolist() == [[0, 0, 0.5, 1]]
+
+
+def test_boxes_of_digits_hold_the_ink_that_the_builder_paints(monkeypatch):
+    from sklearn.datasets import load_digits
+
+    from modeling_cssfe.data.builders import lt_digits as builder
+
+    found = load_boxes("lt_digits", [f"test-{number:04d}" for number in range(8)], builder.LABEL_NAMES, "test")
+    assert len(found) == 8
+    # The builder itself paints the same scenes; what it paints last are the digits, in the order of the labels.
+    source = load_digits()
+    pools = builder._source_pools(source.target, 0)[2]
+    labels = builder._draw_labels(builder._generator(0, 2), (160,) * 10, 1000)
+    painted = []
+    usual = builder._glyph_mask
+    monkeypatch.setattr(builder, "_glyph_mask", lambda *given: painted.append(usual(*given)) or painted[-1])
+    for number in range(8):
+        painted.clear()
+        builder._draw_scene(builder._generator(0, 2, 1 + number), labels[number], pools, source.images / 16.0)
+        boxes = found[f"test-{number:04d}"]
+        assert boxes.names == tuple(builder.LABEL_NAMES[label] for label in labels[number])
+        for (window, mask), (x0, y0, x1, y1) in zip(painted[-len(boxes.names) :], boxes.corners, strict=True):
+            ink = np.zeros((96, 96), dtype=bool)
+            ink[window] = mask > 0
+            rows, columns = np.nonzero(ink)
+            assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
