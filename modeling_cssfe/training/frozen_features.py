@@ -121,6 +121,8 @@ def build_feature_loaders(
             collate_fn=default_collate,
             drop_last=training and len(images) > recipe.batch_size * accelerator.num_processes,
             pin_memory=accelerator.device.type == "cuda",
+            # Else each epoch would draw a base seed from torch's global generator, and one resumed a second one.
+            generator=torch.Generator().manual_seed(mix_seed(_VIEW, recipe.seed)),
         )
     return loaders
 
@@ -136,7 +138,7 @@ class FeatureFeed:
         self._maps: torch.Tensor | None = None
         self._channels = model.config.num_channels
         # An attribute of this one backbone in the way of its class's method; `detach` clears the way.
-        model.cssfe.backbone.forward = self._give
+        model.cssfe.backbone.__dict__["forward"] = self._give
         model.cssfe.register_forward_pre_hook(self._take, with_kwargs=True)
 
     def _take(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

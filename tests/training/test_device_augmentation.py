@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from modeling_cssfe.data import build_data_loader, load_images
-from modeling_cssfe.training import evaluate_model, load_recipe, train
+from modeling_cssfe.training import evaluate_model, load_recipe, loop, train
 from modeling_cssfe.training.device_augmentation import PARAMETERS, DeviceAugmentation, DeviceAugmentationInput
 
 
@@ -159,7 +159,9 @@ def test_a_batch_is_augmented_alike_with_any_number_of_workers_and_anew_each_epo
     assert not torch.equal(epoch(2), first)
 
 
-def test_a_run_with_augmentation_on_the_device_repeats_itself_and_is_judged_on_plain_images(tiny_data, tmp_path):
+def test_a_run_with_augmentation_on_the_device_repeats_itself_and_is_judged_on_plain_images(
+    tiny_data, tmp_path, monkeypatch
+):
     changes = {"augment_on_device": "true", "color_jitter": 0.2, "random_erasing": 0.5, "channels_last": "true"}
     for name, workers in (("one", 0), ("two", 1)):
         recipe = load_recipe(None, tiny_overrides(tiny_data, **changes, num_workers=workers))
@@ -168,6 +170,22 @@ def test_a_run_with_augmentation_on_the_device_repeats_itself_and_is_judged_on_p
     assert (tmp_path / "two" / "model.safetensors").read_bytes() == weights
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     assert evaluate_model(tmp_path / "one", tiny_data, "validation")["per_class"] == results["validation"]["per_class"]
+    # Stopped in its second epoch and resumed, it comes to the same weights.
+    update, calls = loop._update, []
+
+    def stopped(*arguments):
+        calls.append(0)
+        if len(calls) == 5:
+            raise RuntimeError("stopped")
+        update(*arguments)
+
+    recipe = load_recipe(None, tiny_overrides(tiny_data, **changes, checkpoint_every_steps=1))
+    monkeypatch.setattr(loop, "_update", stopped)
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(recipe, tmp_path / "three", quiet=True)
+    monkeypatch.setattr(loop, "_update", update)
+    train(recipe, tmp_path / "three", quiet=True, resume="auto")
+    assert (tmp_path / "three" / "model.safetensors").read_bytes() == weights
     train(load_recipe(None, tiny_overrides(tiny_data)), tmp_path / "plain", quiet=True)
     assert (tmp_path / "plain" / "model.safetensors").read_bytes() != weights
 

@@ -12,7 +12,7 @@ from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, CSSFEImageP
 from modeling_cssfe.backbone_cssfe import CSSFEBackbone
 from modeling_cssfe.cli import main
 from modeling_cssfe.data import decode_image, load_images
-from modeling_cssfe.training import evaluate_model, load_recipe, train
+from modeling_cssfe.training import evaluate_model, load_recipe, loop, train
 from modeling_cssfe.training.feature_cache import FeatureCache, FeatureViews
 from modeling_cssfe.training.frozen_features import FeatureDataset, FeatureFeed
 
@@ -110,6 +110,27 @@ def test_a_second_run_computes_no_maps_and_repeats_the_first_to_the_bit(
     train(load_recipe(None, overrides), tmp_path / "again", quiet=True)
     first = (frozen_run / "run" / "model.safetensors").read_bytes()
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == first
+
+
+def test_a_run_on_cached_maps_goes_on_where_it_was_stopped(frozen_run, tiny_data, weights, tmp_path, monkeypatch):
+    update, calls = loop._update, []
+
+    def stopped(*arguments):
+        calls.append(0)
+        if len(calls) == 5:  # in the second epoch, which has three updates
+            raise RuntimeError("stopped")
+        update(*arguments)
+
+    cache = frozen_run / "cache"
+    options = {"feature_precision": "fp32", "feature_views": 4, "checkpoint_every_steps": 1}
+    recipe = load_recipe(None, frozen(tiny_data, weights, cache, **options))
+    monkeypatch.setattr(loop, "_update", stopped)
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(recipe, tmp_path / "run", quiet=True)
+    monkeypatch.setattr(loop, "_update", update)
+    train(recipe, tmp_path / "run", quiet=True, resume="auto")
+    first = (frozen_run / "run" / "model.safetensors").read_bytes()
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == first
 
 
 @torch.no_grad()
