@@ -26,11 +26,7 @@ def register(add: AddVerb) -> None:
     push.add_argument("--revision", "--branch", default="main", help="branch; made from main if needed")
     push.add_argument("--message", help="of the commit")
     push.add_argument("--endpoint", action="store_true", help="add the handler of Inference Endpoints")
-    push.add_argument(
-        "--space",
-        action="store_true",
-        help="make REPO a Space that shows the model (needs modeling_cssfe.demo, which is still to come)",
-    )
+    push.add_argument("--space", action="store_true", help="make REPO a Space: the page of `cssfe demo`")
     push.add_argument("--dataset", metavar="DATA", help="push this data, too, as the data set REPO")
     push.add_argument("--max_shard_size", default="5GB", help="largest weight file")
     push.add_argument("--output", metavar="DIR", help="write what would be sent into this folder, and send nothing")

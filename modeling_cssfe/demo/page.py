@@ -6,6 +6,7 @@ browser shows is inside the page, and what the maps need stays in memory for `KE
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,6 +103,8 @@ def build_demo(
             gr.HTML(render_card(model_dir), elem_classes="cssfe", js_on_load=None)
         _add_api(actions)
     page.queue(max_size=queue_size, default_concurrency_limit=1)
+    # After each request gradio would summarise its last 10,000, for a dashboard that this page does not have.
+    page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
     _set_launch(page, uploads)
     return page
 

@@ -22,6 +22,7 @@ from gradio.exceptions import Error
 from gradio.route_utils import MultiPartException, upload_fn
 from gradio.utils import get_upload_folder
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -93,6 +94,8 @@ class Uploads:
             return JSONResponse([str(file) for file in files])
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, HTTPException):
+                return PlainTextResponse(error.detail, status_code=error.status_code)
             if not isinstance(error, MultiPartException):
                 raise
             large = "maximum allowed size" in error.message

@@ -11,7 +11,6 @@ since arguments end up in histories and process lists.
 
 import contextlib
 import fnmatch
-import importlib.util
 import logging
 import os
 import tempfile
@@ -209,15 +208,7 @@ def push_data(
         return target.publication(commit, (), ())
 
 
-def _has_page() -> bool:
-    return importlib.util.find_spec("modeling_cssfe.demo") is not None
-
-
 def _check_arguments(run: str | os.PathLike, space: bool, endpoint: bool) -> None:
-    if space and not _has_page():
-        raise ValueError(
-            "a Space shows modeling_cssfe.demo, which this version does not have yet; push the model alone."
-        )
     if space and endpoint:
         raise ValueError("a repository is a Space or an Inference Endpoint, not both; push twice, to two repositories.")
     if not (Path(run) / "config.json").is_file():

@@ -326,16 +326,6 @@ def run_app(space: Path, code: str, work: Path) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.slow  # a fresh process imports torch, transformers and gradio
-def test_a_space_builds_its_page_from_its_own_folder(space, tmp_path):
-    pytest.importorskip("gradio", reason="the page needs gradio")
-    pytest.importorskip("modeling_cssfe.demo", reason="the page is not there")
-    told = run_app(
-        space, "import gradio; print(isinstance(app.demo, gradio.Blocks), modeling_cssfe.__file__)", tmp_path
-    )
-    assert told[-2:] == ["True", str(space / "modeling_cssfe" / "__init__.py")]
-
-
 def test_a_space_needs_a_model_and_a_title(tmp_path, tiny_run):
     config = CSSFEConfig.from_pretrained(tiny_run)
     with pytest.raises(ValueError, match="holds no model"):

@@ -82,15 +82,7 @@ def test_the_card_names_the_repository_and_carries_the_results(hub, unchecked, r
     assert card.data.pipeline_tag == "image-classification"
 
 
-def test_a_space_without_its_page_is_refused(hub, unchecked, tiny_run, capsys, monkeypatch):
-    monkeypatch.setattr(publish, "_has_page", lambda: False)
-    assert main(["push", str(tiny_run), "page", "--space"]) == 2
-    assert "does not have yet" in only_line(capsys.readouterr().err)
-    assert hub.state() == {}
-
-
-def test_a_space_is_one_repository_with_page_package_and_model(hub, unchecked, tiny_run, capsys, monkeypatch):
-    monkeypatch.setattr(publish, "_has_page", lambda: True)
+def test_a_space_is_one_repository_with_page_package_and_model(hub, unchecked, tiny_run, capsys):
     HfApi().create_repo(f"{USER}/page", repo_type="space", space_sdk="gradio", private=True)
     HfApi().upload_file(
         repo_id=f"{USER}/page", repo_type="space", path_in_repo="modeling_cssfe/gone.py", path_or_fileobj=b"# older"
@@ -102,7 +94,7 @@ def test_a_space_is_one_repository_with_page_package_and_model(hub, unchecked, t
     assert model == SENT - {".gitattributes"}
     outside = {name for name in files if not name.startswith(("model/", "modeling_cssfe/"))}
     assert outside == {".gitattributes", "README.md", "app.py", "requirements.txt"}
-    assert "modeling_cssfe/cli.py" in files
+    assert {"modeling_cssfe/cli.py", "modeling_cssfe/demo/page.py", "modeling_cssfe/demo/page.css"} <= set(files)
     assert "modeling_cssfe/gone.py" not in files
     for name, content in files.items():
         assert str(tiny_run).encode() not in content, name
@@ -324,8 +316,7 @@ def test_a_mistake_is_one_line_and_nothing_is_sent(
     assert hub.state() == {}
 
 
-def test_a_space_is_no_endpoint(hub, unchecked, tiny_run, monkeypatch, capsys):
-    monkeypatch.setattr(publish, "_has_page", lambda: True)
+def test_a_space_is_no_endpoint(hub, unchecked, tiny_run, capsys):
     assert main(["push", str(tiny_run), "model", "--space", "--endpoint"]) == 2
     assert "not both" in only_line(capsys.readouterr().err)
 
