@@ -34,6 +34,8 @@ from modeling_cssfe.training.evaluation import align_labels, load_trained_model
 
 
 Runner = Callable[[torch.Tensor], Sequence[Any]]
+QUANTIZATION = {"onnx": "none", "onnx_int8_dynamic": "dynamic", "onnx_int8_static": "static"}
+FORMS = ("eager", "compiled", "torch_export", *QUANTIZATION)
 BATCH = 16  # images at a time where only accuracy counts
 GROUPS = ("total", "head", "medium", "tail")
 
@@ -43,23 +45,22 @@ def build_runners(arguments, folder: Path) -> tuple[dict[str, Runner], dict[str,
     torch.set_num_threads(arguments.threads)
     model, _ = load_trained_model(arguments.run)
     eager = ExportableClassifier(model.float())
-    compiled = torch.compile(eager)
-    runners: dict[str, Runner] = {"eager": eager, "compiled": compiled}
+    runners: dict[str, Runner] = {"eager": eager}
     sizes = {}
-    for quantize, name in (("none", "onnx"), ("dynamic", "onnx_int8_dynamic"), ("static", "onnx_int8_static")):
-        data = arguments.data if quantize == "static" else None
-        result = export_onnx(
-            arguments.run,
-            folder / f"{name}.onnx",
-            quantize=quantize,
-            calibration_data=data,
-            calibration_images=arguments.calibration_images,
-        )
-        runners[name] = onnx_runner(result.path, arguments.threads)
-        sizes[name] = result.path.stat().st_size
-    graph = export_torch(arguments.run, folder / "model.pt2")
-    runners["torch_export"] = torch.export.load(graph.path).module()
-    sizes["torch_export"] = graph.path.stat().st_size
+    for name in arguments.forms:
+        if name == "compiled":
+            runners[name] = torch.compile(eager)
+        elif name == "torch_export":
+            path = export_torch(arguments.run, folder / f"{name}.pt2").path
+            runners[name] = torch.export.load(path).module()
+            sizes[name] = path.stat().st_size
+        elif name in QUANTIZATION:
+            options: dict[str, Any] = {"quantize": QUANTIZATION[name]}
+            if options["quantize"] == "static":
+                options |= {"calibration_data": arguments.data, "calibration_images": arguments.calibration_images}
+            path = export_onnx(arguments.run, folder / f"{name}.onnx", **options).path
+            runners[name] = onnx_runner(path, arguments.threads)
+            sizes[name] = path.stat().st_size
     return runners, sizes
 
 
@@ -136,6 +137,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="folder of a trained model")
     parser.add_argument("--data", default="../shared/data/voc07_lt", help="data with a training and the judged split")
     parser.add_argument("--split", default="validation", help="split to judge")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="what is measured; eager always is")
     parser.add_argument("--images", type=int, help="judge on the first so many images only")
     parser.add_argument("--calibration_images", type=int, default=128, help="images of static quantisation")
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[1, 8], help="images a timed step")

@@ -154,7 +154,7 @@ def preprocess(images: Sequence[Any], steps: dict[str, Any]) -> np.ndarray:
         ValueError: An image cannot be decoded, or the model takes no RGB images.
     """
     height, width = steps["height"], steps["width"]
-    # One multiplication less a pixel, and the rounding of the image processor, which does the same.
+    # Folding the factor into both spares a product a pixel; the image processor does the same.
     mean = np.array(steps["mean"], np.float32) / np.float32(steps["rescale_factor"])
     std = np.array(steps["std"], np.float32) / np.float32(steps["rescale_factor"])
     if len(mean) != 3:

@@ -43,7 +43,7 @@ class ExportableClassifier(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return logits `(B, C)`, maps `(B, C, H, W)` and, where there are any, enhanced maps `(B, C, H, W)`."""
         output = self.model(pixel_values=pixel_values)
-        return tuple(output[name] for name in OUTPUT_NAMES if output[name] is not None)
+        return tuple(getattr(output, name) for name in OUTPUT_NAMES if getattr(output, name) is not None)
 
 
 @dataclass(frozen=True)
