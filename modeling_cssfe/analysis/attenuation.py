@@ -13,8 +13,9 @@ almost 0 in one image would otherwise outweigh all others.
 
 What counts as attention is stated, because a class activation map may be negative and is known up to a class's bias:
 
-- `positive`: the map's values, negative ones as 0; for net0 in the logit's own unit. Sensitive to a class's bias.
 - `contrast`: the map minus its own lowest value: how far it rises, whatever the bias.
+- `positive`: the map's values, negative ones as 0; for net0 in the logit's own unit. It moves with a class's bias, and
+  is almost nothing where a network gives the class low scores everywhere, as one that saw few images does.
 
 Neither is divided by the map's own maximum, which would remove what is to be measured. So both networks must be of one
 kind (architecture, loss and head), as their units are those of the logits.
@@ -23,7 +24,7 @@ kind (architecture, loss and head), as their units are those of the logits.
 import torch
 
 
-ATTENTIONS = ("positive", "contrast")
+ATTENTIONS = ("contrast", "positive")
 TOP_SHARE = 0.5
 
 
@@ -32,7 +33,7 @@ def attention(maps: torch.Tensor, kind: str) -> torch.Tensor:
 
     Args:
         maps: `(P, L)`, a map a row.
-        kind: `positive` or `contrast`, see the module's text.
+        kind: `contrast` or `positive`, see the module's text.
 
     Returns:
         `(P, L)` fp64, >= 0.
@@ -49,14 +50,14 @@ def attention(maps: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def top_attention(
-    reference: torch.Tensor, maps: torch.Tensor, kind: str = "positive", share: float = TOP_SHARE
+    reference: torch.Tensor, maps: torch.Tensor, kind: str = "contrast", share: float = TOP_SHARE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean attention of both maps over the positions where the reference is highest.
 
     Args:
         reference: `(P, L)` maps that decide on the positions.
         maps: `(P, L)` maps of the same images and classes.
-        kind: `positive` or `contrast`.
+        kind: `contrast` or `positive`.
         share: Share of the positions, in (0, 1]; of an odd number, one more than the half. Among equal values the
             first positions are taken.
 

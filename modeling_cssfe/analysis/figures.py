@@ -47,7 +47,7 @@ def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, 
         ),
         "attenuation": _by_group_and_class(
             result,
-            {"positive values": "attenuation_positive", "rise above the lowest value": "attenuation_contrast"},
+            {"rise above the lowest value": "attenuation_contrast", "positive values": "attenuation_positive"},
             "attenuation over the top 50 %",
             "How much weaker the long-tailed network attends",
         ),

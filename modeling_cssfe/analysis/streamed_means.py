@@ -118,27 +118,47 @@ class StreamedMeans:
             return np.zeros(len(self.label_names), dtype=np.int64)
         return self._counts[name][0].astype(np.int64)
 
-    def summarize(self, name: str, samples: np.ndarray | None = None) -> Summary:
-        """Intervals of a figure.
+    def summarize(self, name: str) -> Summary:
+        """Intervals of a figure."""
+        samples = self.means(name)
+        return self._summary(samples, self._group_means(samples), self.counts(name))
+
+    def summarize_loss(self, name: str, reference: str, usable: np.ndarray) -> Summary:
+        """Intervals of `1 - mean(name) / mean(reference)`: by how much a figure falls short of another.
+
+        A group's is made of the means of both over its classes, so that a class whose reference is small does not
+        outweigh the others.
 
         Args:
-            name: The figure, which also says how many images stand behind a class.
-            samples: What to summarize in place of `means(name)`, for figures made of several means.
+            name: The figure.
+            reference: What it is compared with.
+            usable: bool `(C,)`, classes that take part.
         """
-        samples = self.means(name) if samples is None else samples
+        below, above = (np.where(usable, self.means(figure), np.nan) for figure in (name, reference))
+        groups = {
+            group: 1 - _ratio(values, self._group_means(above)[group])
+            for group, values in self._group_means(below).items()
+        }
+        return self._summary(1 - _ratio(below, above), groups, np.where(usable, self.counts(name), 0))
+
+    def _group_means(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         members = {group: [own == group for own in self.groups] for group in GROUPS}
         members[ALL] = [True] * len(self.groups)
+        return {group: _mean_of_defined(samples[:, chosen]) for group, chosen in members.items()}
+
+    def _summary(self, samples: np.ndarray, groups: Mapping[str, np.ndarray], counts: np.ndarray) -> Summary:
         return Summary(
             per_class={
                 label: percentile_interval(column[0], column[1:], self.confidence)
                 for label, column in zip(self.label_names, samples.T, strict=True)
             },
-            groups={
-                group: percentile_interval(row[0], row[1:], self.confidence)
-                for group, row in ((group, _mean_of_defined(samples[:, chosen])) for group, chosen in members.items())
-            },
-            images=dict(zip(self.label_names, self.counts(name).tolist(), strict=True)),
+            groups={group: percentile_interval(row[0], row[1:], self.confidence) for group, row in groups.items()},
+            images=dict(zip(self.label_names, counts.tolist(), strict=True)),
         )
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
 
 
 def _mean_of_defined(samples: np.ndarray) -> np.ndarray:

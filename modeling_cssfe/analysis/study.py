@@ -8,8 +8,9 @@ image and class that it shows:
   takes Gaussian noise for the long-tailed network's map, as the paper does. `spearman_other_image` takes that network's
   map of the same class on the image before: what is left there is common to all images of the class, such as an object
   in the middle, and no localization of this one. The paper has no such control.
-- `attenuation_positive`, `attenuation_contrast`: how much weaker the long-tailed network attends where the balanced one
-  attends most (Figure 3b); `modeling_cssfe.analysis.attenuation` has the definition.
+- `attenuation_contrast`, `attenuation_positive`: how much weaker the long-tailed network attends where the balanced one
+  attends most (Figure 3b); `modeling_cssfe.analysis.attenuation` has the definition. A group's is made of its classes'
+  mean attention.
 - `logit_*` and `probability_*`: of images with and without the class under both networks, and the `*_drift_*` from the
   balanced to the long-tailed one.
 
@@ -34,6 +35,9 @@ from .streamed_means import StreamedMeans, Summary
 
 MODELS = ("balanced", "long_tailed")
 CORRELATIONS = ("spearman", "spearman_noise", "spearman_other_image")
+# A class whose map the balanced network hardly ever lifts above 0, by less than this share of how far the map rises,
+# has no positive attention that could be attenuated: the ratio of two such numbers means nothing.
+LEAST_ATTENTION = 0.01
 ATTENUATIONS = tuple(f"attenuation_{kind}" for kind in ATTENTIONS)
 
 
@@ -251,11 +255,12 @@ def _summaries(means: StreamedMeans) -> dict[str, Summary]:
     for measure, name in itertools.product(("logit", "probability"), (*MODELS, "drift")):
         names += [f"{measure}_{name}_{sign}" for sign in ("positive", "negative")]
     found = {name: means.summarize(name) for name in names}
+    rise = means.means("attention_contrast_balanced")[0]
     for kind, figure in zip(ATTENTIONS, ATTENUATIONS, strict=True):
-        of_balanced, of_long_tailed = (means.means(f"attention_{kind}_{model}") for model in MODELS)
-        # A class whose map the balanced network never lifts above 0 has no attention that could be attenuated.
-        ratio = np.divide(of_long_tailed, of_balanced, out=np.full_like(of_balanced, np.nan), where=of_balanced > 0)
-        found[figure] = means.summarize(f"attention_{kind}_balanced", 1 - ratio)
+        of_long_tailed, of_balanced = (f"attention_{kind}_{model}" for model in ("long_tailed", "balanced"))
+        # NaN, of a class without images, is no more usable than attention that is almost nothing.
+        usable = means.means(of_balanced)[0] > LEAST_ATTENTION * rise
+        found[figure] = means.summarize_loss(of_long_tailed, of_balanced, usable)
     return found
 
 

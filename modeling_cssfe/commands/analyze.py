@@ -187,8 +187,8 @@ def _study(options: argparse.Namespace) -> None:
 def _plain_cell(entry: Any) -> str:
     if entry.value is None:
         return "-"
-    limits = "" if entry.low is None else f" [{entry.low:.3f}, {entry.high:.3f}]"
-    return f"{entry.value:.3f}{limits}"
+    limits = "" if entry.low is None else f" [{entry.low:.2f}, {entry.high:.2f}]"
+    return f"{entry.value:.2f}{limits}"
 
 
 def _check_common(options: argparse.Namespace) -> None:

@@ -39,9 +39,8 @@ def test_the_share_decides_how_many_places_count():
     reference = torch.arange(10.0)[None]
     maps = torch.ones(1, 10)
     maps[0, 9] = 11
-    assert top_attention(reference, maps, share=0.1)[1].item() == 11
-    assert top_attention(reference, maps, share=0.15)[1].item() == 6
-    assert top_attention(reference, maps, share=1.0)[1].item() == 2
+    shares = {share: top_attention(reference, maps, "positive", share)[1].item() for share in (0.1, 0.15, 1.0)}
+    assert shares == {0.1: 11, 0.15: 6, 1.0: 2}
 
 
 def test_wrong_options_are_one_line_errors():

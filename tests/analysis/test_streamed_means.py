@@ -67,6 +67,20 @@ def test_memory_does_not_grow_with_the_stream():
         tracemalloc.stop()
 
 
+def test_a_loss_is_a_ratio_of_means_for_classes_and_groups():
+    rng = np.random.default_rng(2)
+    above = rng.random((40, 3)) + 0.5
+    below = above * np.array([0.5, 0.25, 2.0]) + rng.random((40, 3)) * 0.1
+    means = StreamedMeans(["a", "b", "c"], ["head", "tail", "tail"], resamples=10)
+    means.add({"below": below, "above": above})
+    found = means.summarize_loss("below", "above", np.array([True, True, True]))
+    assert found.per_class["a"].value == pytest.approx(1 - below[:, 0].sum() / above[:, 0].sum())
+    assert found.groups["tail"].value == pytest.approx(1 - below[:, 1:].mean() / above[:, 1:].mean())
+    without = means.summarize_loss("below", "above", np.array([True, True, False]))
+    assert without.per_class["c"].value is None
+    assert without.groups["tail"].value == pytest.approx(without.per_class["b"].value)
+
+
 def test_wrong_batches_and_options_are_one_line_errors():
     means = StreamedMeans(["a"], ["head"], resamples=2)
     with pytest.raises(ValueError, match=r"give each \(images, 1\)"):

@@ -81,6 +81,15 @@ def test_logits_drift_by_what_the_maps_lose():
     assert result.figures["attenuation_positive"].groups["tail"].value == 1
 
 
+def test_attention_that_is_almost_nothing_is_not_compared():
+    # A bias of -2 leaves the balanced network no positive value of "blue"; how far its map rises is untouched.
+    result = compared(planted_model(bias=(0.0, -2.0))[0], planted_model()[0], batches())
+    assert result.figures["attenuation_positive"].per_class["blue"].value is None
+    assert result.figures["attenuation_positive"].groups["tail"].value is None
+    assert result.figures["attenuation_contrast"].per_class["blue"].value == pytest.approx(0, abs=1e-5)
+    assert result.figures["attenuation_positive"].groups["all"].value == 0
+
+
 def test_single_images_and_batches_agree():
     whole = batches(2, 6)
     single = [
