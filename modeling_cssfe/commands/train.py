@@ -43,6 +43,7 @@ def register(add: AddVerb) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from ..training import load_recipe, train
+    from ..training.environment import process_state
     from ..training.interruption import TrainingInterruptedError
 
     before = _run_to_repeat(options)
@@ -65,6 +66,8 @@ def _train(options: argparse.Namespace) -> None:
     except TrainingInterruptedError as interrupted:
         print(f"cssfe train: {interrupted}", file=sys.stderr)
         raise SystemExit(interrupted.exit_code) from interrupted  # 143 after SIGTERM, 130 after SIGINT
+    finally:
+        process_state().destroy_process_group()
 
 
 def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
@@ -75,13 +78,11 @@ def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
         return None
     if options.recipe is not None:
         raise ValueError("--from has a recipe of its own; leave --recipe out, and change keys with --set.")
-    from accelerate import PartialState
-
     from ..training import read_run
-    from ..training.environment import describe_environment
+    from ..training.environment import describe_environment, process_state
 
     before = read_run(options.repeat)
-    state = PartialState()
+    state = process_state()
     if state.is_main_process:
         for difference in before.differences(describe_environment(), state.num_processes):
             print(f"cssfe train: {difference}: numbers may differ", file=sys.stderr)
@@ -91,13 +92,12 @@ def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
 
 
 def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> None:
-    from accelerate import PartialState
-
     from ..training.dry_run import DryRunError, check_table, dry_run
+    from ..training.environment import process_state
     from ..training.report import show
 
     checks = dry_run(recipe, options.output_dir, options.resume)
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         show(check_table(checks))
     failed = [check for check in checks if check.ok is False]
     if failed and failed[0].error is not None and options.debug:

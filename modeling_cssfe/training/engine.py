@@ -136,7 +136,10 @@ def _train(
         run.checkpoints.clear()
         if not quiet:
             _show_results(results)
-    accelerator.end_training()
+    # What `end_training` does as well, ending the group of processes, is for whoever starts no further run.
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.wait_for_everyone()
     return results
 
 

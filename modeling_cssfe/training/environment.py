@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 
 from ..version import __version__
 
@@ -48,6 +49,11 @@ def computes_in_bf16(device: torch.device | str) -> bool:
     return False
 
 
+def process_state() -> PartialState:
+    """Which of how many processes this is, also of several on a CPU, which `PartialState()` takes for one each."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:
     """An `Accelerator`, also when this process made one of another precision before.
 
@@ -58,7 +64,7 @@ def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:
     Raises:
         ValueError: fp16 on a CPU.
     """
-    device = PartialState().device
+    device = process_state().device
     if mixed_precision == "auto":
         mixed_precision = "bf16" if computes_in_bf16(device) else "no"
     if mixed_precision == "fp16" and device.type == "cpu":
@@ -90,4 +96,4 @@ def _git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
-__all__ = ["build_accelerator", "computes_in_bf16", "describe_environment"]
+__all__ = ["build_accelerator", "computes_in_bf16", "describe_environment", "process_state"]

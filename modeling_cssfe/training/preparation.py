@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ..data import (
@@ -29,6 +29,7 @@ from ..data.streaming import build_streaming_loader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
 from .device_augmentation import DeviceAugmentationInput
+from .environment import process_state
 from .recipe import Recipe
 from .repeat import data_fingerprint
 
@@ -76,7 +77,7 @@ def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
     Raises:
         ValueError: A split is missing, an option is unknown, an image is unreadable, or a class has no image.
     """
-    with PartialState().main_process_first():  # the first downloads and builds, the others find it done
+    with process_state().main_process_first():  # the first downloads and builds, the others find it done
         splits = load_run_splits(recipe)
     names = label_names_of(splits[recipe.train_split])
     used, skipped = {}, {}
@@ -91,7 +92,7 @@ def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
 def _readable(split: "datasets.Dataset", skip: bool, show_progress: bool) -> "tuple[datasets.Dataset, list[str]]":
     """The images that can be read, and the ids of the others. One process looks, so that all leave out the same."""
     found: list[Any] = [None]
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         try:
             _, report = verify_images(
                 split, on_error="skip" if skip else "raise", num_threads=os.cpu_count() or 1, progress=show_progress
@@ -99,7 +100,7 @@ def _readable(split: "datasets.Dataset", skip: bool, show_progress: bool) -> "tu
             found = [[(row, image_id) for row, image_id, _ in report.broken]]
         except ImageDecodingError as error:
             found = [error]
-    if PartialState().num_processes > 1:
+    if process_state().num_processes > 1:
         broadcast_object_list(found)
     if isinstance(found[0], Exception):
         raise found[0]
