@@ -127,17 +127,18 @@ class _StreamedImages(IterableDataset):
             return BrokenImage(str(error))
         pixels = augment(self.transform, image, mix_seed(STREAMING, options.seed, epoch, number))
         if stands_in:
-            return as_item(pixels) | {"labels": torch.full((self.num_classes,), -1.0), "index": -1}
+            unknown = torch.full((self.num_classes,), -1.0)
+            return as_item(pixels) | {"labels": unknown, "index": -1, "image_id": str(image_id)}
         labels = multi_hot(row["labels"], self.num_classes, row.get("unknown_labels") or ())
-        return as_item(pixels) | {"labels": torch.from_numpy(labels), "index": number}
+        return as_item(pixels) | {"labels": torch.from_numpy(labels), "index": number, "image_id": str(image_id)}
 
 
 class StreamingLoader:
     """Batches of a stream; `build_streaming_loader` builds it.
 
-    Iterating gives `{"pixel_values": (B, 3, H, W), "labels": (B, C), "index": (B,)}`. The index is a number that no
-    other image of the epoch has (with `"keep"`: on this rank), and -1 for a stand-in. The order is the same in every
-    run with the same number of ranks and workers. The length is not known.
+    Iterating gives `{"pixel_values": (B, 3, H, W), "labels": (B, C), "index": (B,), "image_id": [B texts]}`. The index
+    is a number that no other image of the epoch has (with `"keep"`: on this rank), and -1 for a stand-in. The order is
+    the same in every run with the same number of ranks and workers. The length is not known.
     """
 
     def __init__(self, loader: DataLoader, images: _StreamedImages):

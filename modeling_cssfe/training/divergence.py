@@ -34,6 +34,7 @@ class _Step:
     step: int
     loss: torch.Tensor
     rows: torch.Tensor | None
+    names: Sequence[str] | None
     pixel_sums: torch.Tensor | None
 
 
@@ -81,7 +82,8 @@ class LossMonitor:
             epoch: From 1.
             step: Batch of the epoch, from 1.
             loss: Scalar; it is not read before the check.
-            batch: The step's batch. `index` `(B,)`, its rows, and `pixel_values` `(B, 3, H, W)` are used if there.
+            batch: The step's batch. Of it `image_id` (B texts) or else `index` `(B,)`, the rows of the training data,
+                and `pixel_values` `(B, 3, H, W)` are used if there.
 
         Returns:
             Whether this step was one that checked.
@@ -94,7 +96,7 @@ class LossMonitor:
         if torch.is_tensor(pixels) and pixels.is_floating_point():
             # One number an image, not finite if one of its values is not: it tells a bad image from bad weights.
             sums = pixels.detach().sum(dim=tuple(range(1, pixels.ndim)), dtype=torch.float32)
-        self._kept.append(_Step(epoch, step, loss.detach().float(), batch.get("index"), sums))
+        self._kept.append(_Step(epoch, step, loss.detach().float(), batch.get("index"), batch.get("image_id"), sums))
         if len(self._kept) < self.every:
             return False
         self.check()
@@ -146,31 +148,36 @@ class LossMonitor:
             raise FloatingPointError(message)
 
     def _message(self, step: _Step, loss: float) -> str:
-        rows = [] if step.rows is None else step.rows.tolist()
+        images = self._images(step)
         sums = [] if step.pixel_sums is None else step.pixel_sums.tolist()
-        broken = [row for row, total in zip(rows, sums, strict=False) if not math.isfinite(total)]
+        broken = [name for name, total in zip(images, sums, strict=False) if not math.isfinite(total)]
         how = f"is {loss}" if not math.isfinite(loss) else f"has exploded to {loss:.4g}"
         if math.isfinite(loss):
             how += f" from a median of {median(self._recent):.4g}"
         text = f"the loss {how} at epoch {step.epoch}, step {step.step}"
         if broken:
             return (
-                f"{text}: {self._named(broken)} of the batch hold(s) values that are not finite; correct or remove "
+                f"{text}: {_listed(broken)} of the batch hold(s) values that are not finite; correct or remove "
                 "what is named, or the transform that made it."
             )
         mend = "lower learning_rate, set max_grad_norm (1.0), lengthen warmup_fraction, or use mixed_precision=no"
-        return f"{text}, with {self._named(rows)}; {mend}."
+        return f"{text}, with {_listed(images)}; {mend}."
 
-    def _named(self, rows: Sequence[int]) -> str:
-        if not rows:
-            return "a batch whose images are not known"
+    def _images(self, step: _Step) -> list[str]:
+        """What the images of a step are called; empty if nobody knows."""
+        if step.names is not None:
+            return [repr(name) for name in step.names]
+        rows = [] if step.rows is None else step.rows.tolist()
         if self.image_ids is None:
-            names = [f"row {row}" for row in rows]
-        else:
-            names = [repr(name) for name in self.image_ids(rows)]
-        listed = ", ".join(names[:_NAMED_IMAGES])
-        more = f" and {len(names) - _NAMED_IMAGES} more" if len(names) > _NAMED_IMAGES else ""
-        return f"image(s) {listed}{more}"
+            return [f"row {row}" for row in rows]
+        return [repr(name) for name in self.image_ids(rows)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return "a batch whose images are not known"
+    more = f" and {len(names) - _NAMED_IMAGES} more" if len(names) > _NAMED_IMAGES else ""
+    return f"image(s) {', '.join(names[:_NAMED_IMAGES])}{more}"
 
 
 __all__ = ["EXPLOSION", "LossMonitor"]

@@ -47,7 +47,7 @@ class RunMonitor(Observer):
             recipe.epochs, run.quiet or not accelerator.is_main_process, accelerator.device
         )
         self.steps = 0
-        start_trackers(accelerator, recipe.trackers, run.folder.path)
+        self._tracking = False
 
     def on_epoch_start(self, run: Run) -> None:
         """Begin an epoch, or go on with one of which `run.step` batches are done."""
@@ -66,7 +66,7 @@ class RunMonitor(Observer):
         self.progress.advance(len(logits) * run.accelerator.num_processes, recent)
         if checked and run.recipe.trackers:
             rate = max(group["lr"] for group in run.optimizer.param_groups)
-            run.accelerator.log({"step/loss": recent, "step/learning_rate": rate}, step=self.steps)
+            self._track(run, {"step/loss": recent, "step/learning_rate": rate})
 
     def on_steps_done(self, run: Run, entry: dict[str, Any]) -> None:
         """Close the epoch's training part, before it is judged."""
@@ -80,7 +80,7 @@ class RunMonitor(Observer):
     def on_epoch_end(self, run: Run, entry: dict[str, Any]) -> None:
         """Show the epoch, and decide whether it was the last."""
         if run.recipe.trackers:
-            run.accelerator.log(flat_numbers(entry), step=self.steps)
+            self._track(run, flat_numbers(entry))
         self.progress.show(entry)
         if "map_total" in entry and self.stopping.update(entry["map_total"]):
             run.stop_reason = (
@@ -104,6 +104,12 @@ class RunMonitor(Observer):
                     file.write(picture)
 
         run.folder.save_files(save, "curves")
+
+    def _track(self, run: Run, numbers: dict[str, Any]) -> None:
+        if not self._tracking:  # not before a resumed run knows its step
+            start_trackers(run.accelerator, run.recipe.trackers, run.folder.path, self.steps)
+            self._tracking = True
+        run.accelerator.log(numbers, step=self.steps)
 
     def close(self) -> None:
         """Give the terminal back."""

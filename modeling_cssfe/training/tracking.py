@@ -65,14 +65,25 @@ def tracker_options(trackers: Sequence[str], output_dir: str | os.PathLike) -> d
     }
 
 
-def start_trackers(accelerator: Accelerator, trackers: Sequence[str], output_dir: str | os.PathLike) -> None:
-    """Start the trackers of an `Accelerator` that was made with `tracker_options`; the run's folder must exist."""
+def start_trackers(
+    accelerator: Accelerator, trackers: Sequence[str], output_dir: str | os.PathLike, first_step: int
+) -> None:
+    """Start the trackers of an `Accelerator` that was made with `tracker_options`.
+
+    Args:
+        accelerator: Its trackers are started.
+        trackers: From `TRACKERS`.
+        output_dir: The run's folder, which must exist.
+        first_step: Step of the first numbers to come. What TensorBoard has of it and later is of a run that was killed
+            after its last checkpoint, and is hidden; trackio shows both.
+    """
     if not trackers:
         return
     name = Path(output_dir).resolve().name
     accelerator.init_trackers(
         _PROJECT,
         init_kwargs={
+            "tensorboard": {"purge_step": first_step} if first_step > 1 else {},
             # A run that is resumed goes on under its name.
             "trackio": {"name": name, "resume": "allow", "embed": False, "auto_log_gpu": False, "auto_log_cpu": False},
         },

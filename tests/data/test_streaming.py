@@ -194,7 +194,8 @@ def test_an_interrupted_epoch_goes_on_with_the_very_next_batch(num_workers, give
     rest = list(second)
     assert len(rest) == max(0, len(whole) - given)
     for batch, expected in zip(rest, whole[given:], strict=True):
-        for key in expected:
+        assert batch["image_id"] == expected["image_id"]
+        for key in ("pixel_values", "labels", "index"):
             assert torch.equal(batch[key], expected[key])
     second.set_epoch(5)
     assert len(list(second)) == len(whole)

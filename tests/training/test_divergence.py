@@ -1,4 +1,5 @@
 import json
+import re
 from statistics import median
 
 import datasets
@@ -66,6 +67,44 @@ def test_an_image_that_is_not_finite_is_named_alone():
     with pytest.raises(FloatingPointError, match=r"step 7: image\(s\) 'img13' of the batch hold") as caught:
         feed(LossMonitor(names), [0.5] * 6 + [float("nan")] * 4, pixels=pixels)
     assert "img12" not in str(caught.value)
+
+
+def test_batches_that_bring_their_image_ids_are_named_by_them():
+    monitor = LossMonitor(names, every=1)
+    batch = {"index": torch.tensor([4, -1]), "image_id": ["left", "right"]}
+    with pytest.raises(FloatingPointError, match=r"with image\(s\) 'left', 'right';"):
+        monitor.step(1, 1, torch.tensor(float("nan")), batch)
+
+
+@pytest.mark.parametrize("changes", [{}, {"streaming_shards": 2}], ids=["rows", "stream"])
+def test_the_images_that_are_named_are_those_of_the_batch(tiny_data, tmp_path, monkeypatch, changes):
+    # Pixels of colours that only one training image of 18 has give its id away, whatever order they come in.
+    from modeling_cssfe.data import ImageDataset, load_images
+    from modeling_cssfe.image_processing_cssfe import CSSFEImageProcessor
+
+    seen = []
+    step = LossMonitor.step
+
+    def failing(self, epoch, number, loss, batch):
+        seen.append(batch["pixel_values"])
+        return step(self, epoch, number, loss * float("nan") if number == 2 else loss, batch)
+
+    monkeypatch.setattr(LossMonitor, "step", failing)
+    overrides = tiny_overrides(tiny_data, crop_scale="[1.0,1.0]", horizontal_flip=0, **changes)
+    with pytest.raises(FloatingPointError) as caught:
+        train(load_recipe(None, overrides), tmp_path / "run", quiet=True)
+    named = re.findall(r"'(train-\d+)'", str(caught.value))
+
+    split = load_images(str(tiny_data))["train"]
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (CSSFEImageProcessor.image_mean, CSSFEImageProcessor.image_std)
+    )
+    plain = ImageDataset(
+        split, lambda image: (torch.from_numpy(np.array(image.resize((64, 64)))).permute(2, 0, 1) / 255 - mean) / std
+    )
+    images = torch.stack([plain[row]["pixel_values"] for row in range(len(split))])
+    nearest = [split[int((images - pixels).square().flatten(1).mean(1).argmin())]["image_id"] for pixels in seen[1]]
+    assert named == nearest
 
 
 def test_many_images_are_cut_short():

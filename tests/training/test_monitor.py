@@ -44,6 +44,29 @@ def test_a_run_that_failed_goes_on_with_what_was_watched(tiny_data, tmp_path, mo
     assert curves[0] == curves[1]
 
 
+def test_tensorboard_of_a_resumed_run_has_each_step_once(tiny_data, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = load_recipe(None, tiny_overrides(tiny_data, trackers="[tensorboard]"))
+    original = RunMonitor.on_epoch_end
+
+    def failing(self, run, entry):
+        if run.epoch == 2:
+            raise OSError("the power went")
+        original(self, run, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunMonitor, "on_epoch_end", failing)
+        with pytest.raises(OSError, match="the power went"):
+            train(recipe, tmp_path / "run", quiet=True)
+    train(recipe, tmp_path / "run", quiet=True, resume="auto")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "cssfe"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("map_total")] == [3, 6]
+
+
 def test_weights_of_a_loss_that_went_wrong_are_not_kept(tiny_data, tmp_path, monkeypatch):
     # As on a GPU, where the loss is read at every tenth step only: the checkpoint of step 2 looks first.
     from modeling_cssfe.training import divergence
