@@ -24,6 +24,7 @@ def find_images(paths: Sequence[str | os.PathLike]) -> list[str]:
 
     Raises:
         FileNotFoundError: A path does not exist.
+        OSError: A folder below cannot be read.
         ValueError: A folder without images, a pattern that nothing fits, or an address of the web, which is never
             opened.
     """
@@ -53,11 +54,16 @@ def printable(path: str) -> str:
 def _images_below(folder: str) -> list[str]:
     files = [
         os.path.join(place, name)
-        for place, _, names in os.walk(folder)
+        for place, _, names in os.walk(folder, onerror=_raise)
         for name in names
         if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
     ]
     return sorted(files, key=_parts)
+
+
+def _raise(error: OSError) -> None:
+    # By default os.walk passes over a folder that it may not read, and its images would be missing without a word.
+    raise error
 
 
 def _fitting(pattern: str) -> list[str]:
