@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from modeling_cssfe.data import build_data_loader, load_images
+from modeling_cssfe.data.streaming import build_streaming_loader
 from modeling_cssfe.training import evaluate_model, load_recipe, loop, train
 from modeling_cssfe.training.device_augmentation import PARAMETERS, DeviceAugmentation, DeviceAugmentationInput
 
@@ -188,6 +189,16 @@ def test_a_run_with_augmentation_on_the_device_repeats_itself_and_is_judged_on_p
     assert (tmp_path / "three" / "model.safetensors").read_bytes() == weights
     train(load_recipe(None, tiny_overrides(tiny_data)), tmp_path / "plain", quiet=True)
     assert (tmp_path / "plain" / "model.safetensors").read_bytes() != weights
+
+
+def test_a_stream_hands_on_what_was_drawn(tiny_data):
+    stream = load_images(tiny_data)["train"].to_iterable_dataset(num_shards=2)
+    loader = build_streaming_loader(stream, DeviceAugmentationInput(32), batch_size=6, seed=1)
+    loader.set_epoch(0)
+    batches = list(loader)
+    assert [tuple(batch["augmentation"].shape) for batch in batches] == [(6, len(PARAMETERS))] * 3
+    assert augmentation((32, 32))(batches[0]).shape == (6, 3, 32, 32)
+    assert len(torch.cat([batch["augmentation"] for batch in batches]).unique(dim=0)) == 18
 
 
 @pytest.mark.parametrize(
