@@ -134,7 +134,7 @@ def run_to_layer(
 
     handle = module.register_forward_hook(catch)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), _no_recomputation(model):
             output = model(pixel_values.clone() if pixel_values.is_inference() else pixel_values)
     finally:
         handle.remove()
@@ -175,8 +175,9 @@ def compute_gradient_maps(
         # (K, B, C): a 1 at the label that the row differentiates; images do not touch each other.
         seeds = logits.new_zeros(some.shape[1], *logits.shape).scatter_(2, some.T[..., None], 1)
         gradients = arrange(_batched_gradients(logits, activations, seeds).float())
-        for found, method in zip(maps, methods, strict=True):
-            found.append(method(arranged, gradients))
+        with torch.autocast(logits.device.type, enabled=False):  # sums over channels in fp32
+            for found, method in zip(maps, methods, strict=True):
+                found.append(method(arranged, gradients))
     return [torch.cat(found, dim=1) for found in maps]
 
 
@@ -231,6 +232,24 @@ def evaluation_mode(model: nn.Module):
     finally:
         for module in trained:
             module.training = True
+
+
+@contextmanager
+def _no_recomputation(model: nn.Module):
+    """Gradient checkpointing off inside: a layer in a part that is run again has no record to start at."""
+    switched = [
+        (module, name)
+        for module in model.modules()
+        for name in ("grad_checkpointing", "gradient_checkpointing")  # timm's and transformers' own
+        if getattr(module, name, False) is True
+    ]
+    try:
+        for module, name in switched:
+            setattr(module, name, False)
+        yield
+    finally:
+        for module, name in switched:
+            setattr(module, name, True)
 
 
 __all__ = [

@@ -260,6 +260,26 @@ def test_the_model_is_left_as_it_was():
     torch.testing.assert_close(maps, again)
 
 
+def test_gradient_checkpointing_changes_nothing_and_stays_on():
+    model = build("net3")
+    expected = compute_maps(model, images(), "grad_cam", [0], "layer2")
+    model.cssfe.backbone.set_grad_checkpointing(True)
+    assert torch.equal(compute_maps(model, images(), "grad_cam", [0], "layer2"), expected)
+    assert model.cssfe.backbone.timm_model.grad_checkpointing is True
+
+
+@pytest.mark.parametrize("kind", MAP_KINDS)
+def test_half_precision_gives_the_same_maps_roughly_and_in_single_precision(kind):
+    expected = compute_maps(build("net3"), images(), kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = compute_maps(build("net3"), images(), kind)
+    half = compute_maps(build("net3").to(torch.bfloat16), images(), kind)
+    for found in (autocast, half):
+        assert found.dtype == torch.float32
+        # bf16 keeps 8 bits; a random network with large weights multiplies its rounding.
+        assert (found - expected).abs().max() < 0.15 * expected.abs().max()
+
+
 @pytest.mark.parametrize("ablation", ["net0", "net1", "net2", "net3"])
 def test_available_kinds_are_those_that_can_be_computed(ablation):
     model = build(ablation)
