@@ -78,3 +78,16 @@ def test_a_name_that_is_no_utf8_can_be_found_and_printed(tmp_path):
     assert os.path.exists(found)
     assert printable(found) == os.path.join(str(tmp_path), "caf\\xe9.png")
     assert printable("größe.png") == "größe.png"
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_and_no_gap(tree, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root, as which tests may run, may read everything
+    with pytest.raises(PermissionError, match="deep"):
+        find_images([tree])
