@@ -193,7 +193,7 @@ def _refusal(message: str) -> gr.Error:
 def _add_photograph(actions: _Actions) -> None:
     shown = gr.State(None)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(scale=4, min_width=320):
             dropped = _drop_zone(actions, "Photograph", "single")
             maps = gr.HTML(_EMPTY, elem_classes="cssfe", elem_id="maps", js_on_load=None)
         with gr.Column(scale=3, min_width=320):
