@@ -50,6 +50,8 @@ def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, 
             {"rise above the lowest value": "attenuation_contrast", "positive values": "attenuation_positive"},
             "attenuation over the top 50 %",
             "How much weaker the long-tailed network attends",
+            # Of positive values it may be many times as large, and would hide the other.
+            apart=True,
         ),
         "drift": _drift(result),
     }
@@ -99,15 +101,20 @@ def _bars(axis: Any, result: StudyResult, figures: Mapping[str, str]) -> None:
         axis.legend(handles, labels, fontsize=8)
 
 
-def _by_group_and_class(result: StudyResult, figures: Mapping[str, str], label: str, title: str) -> "Figure":
-    """Bars by group, and the first figure's classes beside them, in the order of the groups."""
+def _by_group_and_class(
+    result: StudyResult, figures: Mapping[str, str], label: str, title: str, apart: bool = False
+) -> "Figure":
+    """Bars by group, a panel for all figures or (`apart`) for each; and the first figure's classes beside them."""
     names = [name for group in GROUPS for name, own in result.groups.items() if own == group]
-    figure, (bars, points) = _new_figure(12, 4.6, 2, (1, 1.6))
-    _bars(bars, result, figures)
-    bars.set(ylabel=label, title=title)
+    panels = [{key: name} for key, name in figures.items()] if apart else [figures]
+    figure, axes = _new_figure(12 + 2 * (len(panels) - 1), 4.6, len(panels) + 1, [1] * len(panels) + [1.6])
+    for axis, own in zip(axes, panels, strict=False):
+        _bars(axis, result, own)
+        axis.set(ylabel=label)
+    figure.suptitle(title)
     first_title, first = next(iter(figures.items()))
-    _points(points, result.figures[first], names, result.groups)
-    points.set_title(f"Classes: {first_title}")
+    _points(axes[-1], result.figures[first], names, result.groups)
+    axes[-1].set_title(f"Classes: {first_title}", fontsize=10)
     return figure
 
 

@@ -143,7 +143,7 @@ def _show_localization(result: Any, title: str) -> None:
 def _cell(entry: Any) -> str:
     if entry.value is None:
         return "-"
-    limits = "" if entry.low is None else f" [{100 * entry.low:.1f}, {100 * entry.high:.1f}]"
+    limits = "" if entry.low is None else f" [{100 * entry.low:.0f}, {100 * entry.high:.0f}]"
     return f"{100 * entry.value:.1f}{limits}"
 
 
