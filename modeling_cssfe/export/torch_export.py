@@ -2,6 +2,7 @@
 """A trained model to a graph of `torch.export`, checked against the model it came from."""
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -259,8 +260,6 @@ def write_description(path: Path, description: dict[str, Any]) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what torch and its converters remark on their own code from the user of an export."""
-    import logging
-
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     try:
