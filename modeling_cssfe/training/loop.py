@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, send_to_device
+from accelerate.utils import DistributedType, broadcast, send_to_device
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -107,7 +107,7 @@ class Run:
         step: Batches of this epoch that are done, on this process.
         updates: Optimizer updates so far.
         num_updates: Updates of the whole run; of a stream, an estimate.
-        loss_sum: Sum of the losses of this epoch's batches, on the device.
+        loss_sum: Sum of this process's parts of the losses of this epoch's updates, on the device.
         best: The best epoch so far: `epoch`, `score`, `validation` (its metrics), `state` (its weights), `test`.
         entry: Log entry of the epoch's training part.
         seconds_before: What the run took before it was resumed.
@@ -186,6 +186,10 @@ class Run:
         # A stream is shared among the processes already.
         shared = {name: loader for name, loader in self.loaders.items() if not isinstance(loader, StreamingLoader)}
         self._train_sampler: Any = getattr(self.train_loader, "sampler", None)
+        if accelerator.distributed_type == DistributedType.FSDP:
+            # Accelerate asks for the embeddings of text models, and transformers raises for models of images.
+            for name in ("get_input_embeddings", "get_output_embeddings"):
+                setattr(model, name, lambda: None)
         self.prepared, self.optimizer, *loaders = accelerator.prepare(model, optimizer, *shared.values())
         self.loaders |= dict(zip(shared, loaders, strict=True))
         self.num_updates = recipe.epochs * math.ceil(self.steps_per_epoch / recipe.gradient_accumulation_steps)
@@ -302,11 +306,11 @@ def train_epoch(run: Run) -> dict[str, Any]:
             run.save_checkpoint()
         if _told_to_stop(run):
             _stop(run)
-    loss, steps = accelerator.reduce(torch.stack([run.loss_sum, torch.full_like(run.loss_sum, run.step)])).tolist()
+    updates = math.ceil(run.step / recipe.gradient_accumulation_steps)
     elapsed = time.perf_counter() - started
     entry = {
         "epoch": run.epoch,
-        "loss": loss / max(steps, 1),
+        "loss": accelerator.reduce(run.loss_sum, reduction="mean").item() / max(updates, 1),
         "learning_rate": max(group["lr"] for group in run.optimizer.param_groups),
         "images_per_second": round(images / elapsed, 2),
         "seconds": round(elapsed, 3),
@@ -335,7 +339,7 @@ def _update(run: Run, group: list[dict[str, torch.Tensor]]) -> None:
             output = model(pixel_values=pixels, labels=batch["labels"])
             accelerator.backward(output.loss if scales is None else output.loss * scales[number - 1])
         loss = output.loss.detach().float()
-        run.loss_sum += loss
+        run.loss_sum += loss if scales is None else loss * scales[number - 1]
         run.step += 1
         for observer in run.observers:
             observer.on_step_end(run, batch, loss, output.logits.detach())

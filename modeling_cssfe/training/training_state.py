@@ -3,8 +3,8 @@
 
 Weights, moving average, the best epoch's weights, optimizer and random generators are tensors; schedule, position,
 loss so far, observers and the log are plain values. The order and the augmentation of the images need no state of their
-own: they follow from seed, epoch and position. Processes differ in their random generators and in their position
-in a stream alone, so one process writes for all of them. All must see the folder when the run is resumed.
+own: they follow from seed, epoch and position. Processes differ in their random generators, their losses and their
+position in a stream alone, so one process writes for all of them. All must see the folder when the run is resumed.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ def collect_state(run: "Run") -> tuple[dict[str, dict[str, torch.Tensor]], dict[
     The best epoch's weights are left out: see `Run.save_checkpoint`.
     """
     optimizer_tensors, groups = _optimizer_state(run)
-    tensors = {"model": full_state(run.model), "optimizer": optimizer_tensors, "random": _random_state(run)}
+    tensors = {"model": full_state(run.model), "optimizer": optimizer_tensors, "processes": _states_of_processes(run)}
     if run.average is not None:
         tensors["average"] = full_state(run.average.module)
     state = {
@@ -91,7 +91,6 @@ def collect_state(run: "Run") -> tuple[dict[str, dict[str, torch.Tensor]], dict[
         "phase": run.phase,
         "step": run.step,
         "updates": run.updates,
-        "loss_sum": run.loss_sum.item(),
         "entry": run.entry,
         "stop_reason": run.stop_reason,
         "seconds": run.seconds,
@@ -123,7 +122,6 @@ def restore_state(run: "Run", path: Path, state: Mapping[str, Any]) -> None:
     for key in ("epoch", "phase", "step", "updates", "entry", "stop_reason"):
         setattr(run, key, state[key])
     run.seconds_before = state["seconds"]
-    run.loss_sum = torch.tensor(state["loss_sum"], device=run.accelerator.device)
     run.best |= state["best"]
     if run.best["epoch"] is not None:
         run.best["state"] = load_tensors(path, "best")
@@ -131,7 +129,7 @@ def restore_state(run: "Run", path: Path, state: Mapping[str, Any]) -> None:
     for observer in run.observers:
         if observer.name in state["observers"]:
             observer.load_state_dict(state["observers"][observer.name])
-    _set_random_state(run, load_tensors(path, "random"))
+    _set_state_of_process(run, load_tensors(path, "processes"))
 
 
 def _optimizer_state(run: "Run") -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
@@ -170,8 +168,8 @@ def _like(value: torch.Tensor, parameter: Any) -> torch.Tensor:
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _random_state(run: "Run") -> dict[str, torch.Tensor]:
-    """Return the states of the global random generators, a row a process."""
+def _states_of_processes(run: "Run") -> dict[str, torch.Tensor]:
+    """Return what each process has of its own, a row a process: the global random generators, and its losses."""
     _, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
     states = {
@@ -180,6 +178,7 @@ def _random_state(run: "Run") -> dict[str, torch.Tensor]:
         "numpy": torch.tensor([*keys.tolist(), position]),
         "numpy_gauss": torch.tensor([has_gauss, cached], dtype=torch.float64),
         "torch": torch.get_rng_state(),
+        "loss_sum": run.loss_sum,
     }
     device = run.accelerator.device
     if device.type == "cuda":
@@ -189,7 +188,7 @@ def _random_state(run: "Run") -> dict[str, torch.Tensor]:
     return {key: run.accelerator.gather(value[None].to(device)).cpu() for key, value in states.items()}
 
 
-def _set_random_state(run: "Run", states: Mapping[str, torch.Tensor]) -> None:
+def _set_state_of_process(run: "Run", states: Mapping[str, torch.Tensor]) -> None:
     own = {key: value[run.accelerator.process_index] for key, value in states.items()}
     has_gauss, gauss = own["python_gauss"].tolist()
     random.setstate((3, tuple(own["python"].tolist()), gauss if has_gauss else None))
@@ -197,6 +196,7 @@ def _set_random_state(run: "Run", states: Mapping[str, torch.Tensor]) -> None:
     has_gauss, cached = own["numpy_gauss"].tolist()
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, int(has_gauss), cached))
     torch.set_rng_state(own["torch"].clone())
+    run.loss_sum = own["loss_sum"].to(run.accelerator.device)
     if run.accelerator.device.type == "cuda" and "cuda" in own:
         torch.cuda.set_rng_state(own["cuda"].clone(), run.accelerator.device)
     if isinstance(run.train_loader, StreamingLoader):
