@@ -36,6 +36,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
+@torch.inference_mode(False)  # tensors of that mode cannot be traced
 def export_onnx(
     path: str | os.PathLike,
     output: str | os.PathLike | None = None,

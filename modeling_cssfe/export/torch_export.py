@@ -221,6 +221,7 @@ def load_for_export(
     return traced, preprocessing, target
 
 
+@torch.inference_mode(False)  # tensors of that mode cannot be traced
 def export_torch(
     path: str | os.PathLike, output: str | os.PathLike | None = None, *, image_size: int | None = None
 ) -> ExportResult:

@@ -86,7 +86,8 @@ def test_what_computes_something_else_is_refused(wrong):
 
 
 def test_another_image_size_is_traced_and_written_into_the_preprocessing(model_folder, tmp_path):
-    export_torch(model_folder, tmp_path / "model.pt2", image_size=128)
+    with torch.inference_mode():  # in which torch could not trace
+        export_torch(model_folder, tmp_path / "model.pt2", image_size=128)
     described = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     assert described["image_size"] == [128, 128]
     assert (described["preprocessing"]["height"], described["preprocessing"]["width"]) == (128, 128)
