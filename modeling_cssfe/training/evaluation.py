@@ -46,7 +46,9 @@ def compute_logits(
         StopWantedError: `stop` was true.
     """
     model.eval()
-    logits, labels, rows = [], [], []
+    logits: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    rows: list[torch.Tensor] = []
     hidden = description is None or not accelerator.is_main_process
     for batch in tqdm(loader, desc=description, leave=False, disable=hidden):
         with accelerator.autocast():  # also for weights that were not prepared, such as a moving average's
@@ -58,7 +60,7 @@ def compute_logits(
         if stop is not None and stop():
             raise StopWantedError
     # Several processes get equally many images each, so some images twice; their rows tell, whatever was cut off.
-    _, places = np.unique(torch.cat(rows).numpy(), return_index=True)
+    places = np.unique(torch.cat(rows).numpy(), return_index=True)[1]
     return torch.cat(logits)[places], torch.cat(labels)[places].numpy()
 
 

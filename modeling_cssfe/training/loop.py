@@ -202,8 +202,9 @@ class Run:
         self.train_loader.set_epoch(self.epoch - 1)
         if self._train_sampler is not None:
             self._train_sampler.set_epoch(self.epoch - 1)
-        if hasattr(self.model.criterion, "set_epoch"):  # deferred re-weighting
-            self.model.criterion.set_epoch(self.epoch - 1, self.recipe.epochs)
+        criterion: Any = self.model.loss_function
+        if hasattr(criterion, "set_epoch"):  # deferred re-weighting
+            criterion.set_epoch(self.epoch - 1, self.recipe.epochs)
 
     def batches(self) -> Iterable[dict[str, torch.Tensor]]:
         """Yield what is left of the epoch, on the device."""
@@ -247,7 +248,8 @@ class Run:
 def enable_activation_checkpointing(model: CSSFEForImageClassification) -> None:
     """Let the backward pass compute activations again."""
     # transformers has given the method another name on the way.
-    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    enable: Any = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable()
 
 
 def fit(run: Run) -> None:

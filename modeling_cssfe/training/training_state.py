@@ -171,7 +171,8 @@ def _like(value: torch.Tensor, parameter: Any) -> torch.Tensor:
 def _states_of_processes(run: "Run") -> dict[str, torch.Tensor]:
     """Return what each process has of its own, a row a process: the global random generators, and its losses."""
     _, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    _, keys, position, has_gauss, cached = numpy_state
     states = {
         "python": torch.tensor(words),
         "python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64),
