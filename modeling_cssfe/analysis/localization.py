@@ -18,8 +18,9 @@ from ..data.decoding import read_encoded
 from ..evaluation.bootstrap import DEFAULT_RESAMPLES
 from ..metrics.inputs import check_choice, check_positive_integer
 from .box_measures import best_overlaps, box_masks, energy_inside, is_flat, pointing_hits
-from .boxes import DIFFICULT_RULES, ImageBoxes, boxes_of_class, visible_boxes, visible_window
-from .streamed_means import ALL, StreamedMeans, Summary
+from .boxes import ImageBoxes
+from .streamed_means import StreamedMeans, Summary
+from .visible_boxes import DIFFICULT_RULES, boxes_of_class, visible_boxes, visible_window
 
 
 if TYPE_CHECKING:
@@ -329,7 +330,6 @@ def _kind_result(means: StreamedMeans, flat: int) -> KindResult:
 FIGURES = ("pointing", "energy", "box_iou", *map(_accuracy, OVERLAPS))
 
 __all__ = [
-    "ALL",
     "FIGURES",
     "MAP_THRESHOLDS",
     "OVERLAPS",

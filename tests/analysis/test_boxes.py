@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_cssfe.analysis.boxes import boxes_of_class, load_boxes, visible_boxes, visible_window
+from modeling_cssfe.analysis.boxes import load_boxes
+from modeling_cssfe.analysis.visible_boxes import boxes_of_class, visible_boxes, visible_window
 
 
 # Two objects of the image "a", 100 x 50 px, as pixels from the corner: x0, y0, x1, y1.
