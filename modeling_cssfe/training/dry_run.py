@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from rich.markup import escape
 from rich.table import Table
 
@@ -141,6 +141,8 @@ class _DryRun:
             except Exception as error:
                 text = " ".join(str(error).split()) or type(error).__name__
                 done[name] = Check(name, False, text, error)
+        if done["device"].ok:
+            self.accelerator.wait_for_everyone()  # the first process is about to remove the folder
         return list(done.values())
 
     def _folder(self) -> str:
@@ -155,6 +157,8 @@ class _DryRun:
 
     def _device(self) -> str:
         self.accelerator = build_run_accelerator(self.recipe, self.temporary)
+        # What the first process writes, all read.
+        self.temporary = Path(broadcast_object_list([os.fspath(self.temporary)])[0])
         set_seed(self.recipe.seed)
         device = self.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -253,12 +257,16 @@ class _DryRun:
             for value in run.model.parameters():
                 value.zero_()
         restore_state(run, path, state)
-        self._compare(before, full_state(run.model))
+        restored = full_state(run.model)
         folder = self.temporary / "model"
-        run.model.save_pretrained(folder, state_dict=dict(before))
-        self.processor.save_pretrained(folder)
-        self._compare(before, CSSFEForImageClassification.from_pretrained(folder).state_dict())
+        if self.accelerator.is_main_process:
+            run.model.save_pretrained(folder, state_dict=dict(before))
+            self.processor.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()
         CSSFEImageProcessor.from_pretrained(folder)
+        if self.accelerator.is_main_process:  # BatchNorm statistics of the others are their own
+            self._compare(before, restored)
+            self._compare(before, CSSFEForImageClassification.from_pretrained(folder).state_dict())
         # Those that are kept and the one being written, with the best weights in each; the best model and the last one.
         model = _folder_size(folder)
         checkpoint = _folder_size(path) + model

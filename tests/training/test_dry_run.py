@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import datasets
 import pytest
 import torch
@@ -10,6 +15,7 @@ from modeling_cssfe.training.dry_run import check_table, dry_run
 from modeling_cssfe.training.report import show
 
 
+ROOT = Path(__file__).parents[2]
 NAMES = [
     "folder",
     "device",
@@ -139,3 +145,15 @@ def test_a_disk_without_room_is_found(tiny_data, tmp_path, monkeypatch):
     checks = dry_run(load_recipe(None, tiny_overrides(tiny_data)), tmp_path / "run")
     assert [check.name for check in checks if not check.ok] == ["checkpoint"]
     assert "are free; choose another output_dir" in detail(checks, "checkpoint")
+
+
+@pytest.mark.slow  # two processes that import torch and transformers
+def test_two_processes_agree(tiny_data, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train/train.py"]
+    command += ["--dry_run", "--output_dir", str(tmp_path / "run"), "--set", *tiny_overrides(tiny_data)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 process(es)" in done.stdout
+    assert done.stdout.count("│ ok │") == len(NAMES)
+    assert not (tmp_path / "run").exists()
