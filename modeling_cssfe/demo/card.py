@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 
 _HEADER = re.compile(r"\A---\s*\n.*?\n---\s*\n", re.DOTALL)  # metadata for the Hub
-_PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
+PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 _MAX_PICTURE_BYTES = 5_000_000
 
 
@@ -50,13 +50,18 @@ def render_card(folder: str | os.PathLike) -> str:
 
 def _picture(folder: Path, source: str) -> str | None:
     """A picture inside the folder as a data URI."""
-    kind = _PICTURES.get(Path(source).suffix.lower())
+    kind = PICTURES.get(Path(source).suffix.lower())
     if kind is None or "://" in source:
         return None
-    file = (folder / source).resolve()
-    if not file.is_relative_to(folder.resolve()) or not file.is_file() or file.stat().st_size > _MAX_PICTURE_BYTES:
+    # By its name: in the Hub's cache a file of the folder is a link to one elsewhere.
+    file = Path(os.path.abspath(folder / source))
+    if (
+        not file.is_relative_to(os.path.abspath(folder))
+        or not file.is_file()
+        or file.stat().st_size > _MAX_PICTURE_BYTES
+    ):
         return None
     return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
 
 
-__all__ = ["render_card"]
+__all__ = ["PICTURES", "render_card"]

@@ -20,7 +20,7 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from ..configuration_cssfe import GROUPS
-from .card import render_card
+from .card import PICTURES, render_card
 from .classifier import MAX_TOGETHER, Classifier, Reading
 from .drawing import draw_bars, draw_maps, draw_table, shrink
 from .uploads import PageMiddleware, Uploads
@@ -100,13 +100,23 @@ def build_demo(
         with gr.Tab("Many photographs"):
             _add_many(actions)
         with gr.Tab("Model card"):
-            gr.HTML(render_card(model_dir), elem_classes="cssfe", js_on_load=None)
+            gr.HTML(render_card(_folder_of_card(model_dir)), elem_classes="cssfe", js_on_load=None)
         _add_api(actions)
     page.queue(max_size=queue_size, default_concurrency_limit=1)
     # After each request gradio would summarise its last 10,000, for a dashboard that this page does not have.
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
     _set_launch(page, uploads)
     return page
+
+
+def _folder_of_card(model_dir: str | os.PathLike) -> Path:
+    if Path(model_dir).is_dir():
+        return Path(model_dir)
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(os.fspath(model_dir), allow_patterns=["README.md", *(f"*{kind}" for kind in PICTURES)])
+    )
 
 
 def _warm_up(classifier: Classifier) -> None:

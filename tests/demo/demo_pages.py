@@ -42,9 +42,10 @@ class Visitor:
     def upload(self, name: str, content: bytes) -> httpx.Response:
         return self.http.post("/upload", files={"files": (name, content)})
 
-    def join(self, api_name: str, *values) -> httpx.Response:
+    def join(self, api_name: str, *values, **more) -> httpx.Response:
         number = next(key for key, fn in self.page.fns.items() if fn.api_name == api_name)
-        return self.http.post("/queue/join", json={"data": values, "fn_index": number, "session_hash": self.session})
+        request = {"data": values, "fn_index": number, "session_hash": self.session, **more}
+        return self.http.post("/queue/join", json=request)
 
     def answer(self) -> dict:
         """`{"data": [...]}` or `{"error": "..."}`."""

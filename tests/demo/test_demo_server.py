@@ -174,11 +174,21 @@ def test_a_photograph_is_shown_searched_and_forgotten(tiny_run, temporary, scene
         assert f"“{labels[0]}”" in shown[3]
         assert "my &lt;scene&gt;.png" in shown[3]
         assert files_below(temporary) == []
+        assert f"“{labels[2]}”" in choose(visitor, labels[2])
+        assert "there is no label" in choose(visitor, "purple")
         holder = page.app.state_holder
         deadline = time.monotonic() + 20
         while "one" in holder.session_data and time.monotonic() < deadline:
             time.sleep(0.1)
         assert "one" not in holder.session_data
+        assert "not kept any longer" in choose(visitor, labels[1])
+
+
+def choose(visitor, label):
+    """What a click on a bar shows, or the reason why not."""
+    assert visitor.join("choose", None, event_data={"index": 0, "value": label}).status_code == 200
+    output = visitor.answer()
+    return output["data"][1] if "data" in output else output["error"]
 
 
 def test_an_upload_that_nobody_asks_about_is_deleted(tiny_run, temporary, scenes):

@@ -326,6 +326,28 @@ def run_app(space: Path, code: str, work: Path) -> list[str]:
     return done.stdout.split()
 
 
+def test_the_page_of_a_published_model_shows_the_card_and_its_pictures(hub, tiny_run, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    import huggingface_hub
+    from loopback import USER
+
+    from modeling_cssfe.demo import build_demo
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    CSSFEForImageClassification.from_pretrained(tiny_run).save_pretrained(folder)
+    CSSFEImageProcessor.from_pretrained(tiny_run).save_pretrained(folder)
+    (folder / "README.md").write_text("# Published\n\n![a plot](plot.png)\n")
+    Image.new("RGB", (2, 2)).save(folder / "plot.png")
+    huggingface_hub.HfApi().create_repo(f"{USER}/shown")
+    huggingface_hub.HfApi().upload_folder(repo_id=f"{USER}/shown", folder_path=folder)
+    page = build_demo(f"{USER}/shown")
+    assert page.title == "CSSFE: shown"
+    html = " ".join(str(block.value) for block in page.blocks.values() if hasattr(block, "value"))
+    assert "<h1>Published</h1>" in html
+    assert base64.b64encode((folder / "plot.png").read_bytes()).decode() in html
+
+
 def test_a_space_needs_a_model_and_a_title(tmp_path, tiny_run):
     config = CSSFEConfig.from_pretrained(tiny_run)
     with pytest.raises(ValueError, match="holds no model"):
