@@ -180,8 +180,8 @@ def _problems(recipe: Recipe) -> list[str]:
         value = getattr(recipe, name)
         if value not in choices:
             problems.append(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
-    counts = ("image_size", "epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every")
-    counts += ("checkpoint_every_epochs", "checkpoint_every_steps", "checkpoints_kept", "streaming_shards")
+    counts = ["image_size", "epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every"]
+    counts += ["checkpoint_every_epochs", "checkpoint_every_steps", "checkpoints_kept", "streaming_shards"]
     for name in counts:
         value = getattr(recipe, name)
         if value is not None and value < 1:
