@@ -14,6 +14,7 @@ import csv
 import json
 import random
 import secrets
+import signal
 import socket
 import statistics
 import subprocess
@@ -180,7 +181,7 @@ def main() -> None:
         )
         rows.append({"load": "after the flood", **load(url, arguments.api_name, files, 1, 8, arguments.timeout)})
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # as Ctrl-C, so that its folder of uploads goes with it
         process.wait(30)
     environment = describe_environment()
     for row in rows:
