@@ -32,6 +32,8 @@ CASES = {
     "one cycle": {"schedule": "one_cycle", "gradient_accumulation_steps": 3, "batch_size": 2, "ablation": "net0"},
     "stream": {"streaming_shards": 2, "streaming_shuffle_buffer": 0, "batch_size": 3, "ablation": "net0"},
 }
+# Two epochs whose scores differ by rounding alone must not be told apart: the last one is the only one judged.
+ALONE = {"ema_decay": "null", "evaluate_every": 2, "learning_rate": 0.01}
 
 
 def overrides_of(data, **changes):
@@ -70,7 +72,7 @@ def two_processes(uneven_data, tmp_path_factory):
         str(folder / name): {"overrides": overrides_of(uneven_data, **changes, **skip)}
         for name, changes in CASES.items()
     }
-    sharded = overrides_of(uneven_data, batch_size=3, ema_decay="null", **skip)
+    sharded = overrides_of(uneven_data, batch_size=3, **ALONE, **skip)
     cases[str(folder / "sharded")] = {"overrides": sharded, "sharded": True, "may_fail": True}
     averaged = overrides_of(uneven_data, batch_size=3, **skip)
     cases[str(folder / "sharded average")] = {"overrides": averaged, "sharded": True, "may_fail": True}
@@ -96,7 +98,8 @@ def require_alike(run, other, rtol=1e-4, atol=2e-6):
     for mine, their in zip(log_of(run), log_of(other), strict=True):
         assert mine["loss"] == pytest.approx(their["loss"], rel=1e-5)
         assert mine["learning_rate"] == pytest.approx(their["learning_rate"])
-        assert mine["map_total"] == pytest.approx(their["map_total"], abs=1e-6)
+        if "map_total" in mine:
+            assert mine["map_total"] == pytest.approx(their["map_total"], abs=1e-6)
 
 
 def log_of(run):
@@ -127,7 +130,7 @@ def test_every_image_is_judged_once_by_two_processes(two_processes):
 def test_sharded_weights_give_the_same_model(two_processes, uneven_data, tmp_path):
     error = Path(f"{two_processes / 'sharded'}.error")
     assert not error.exists(), error.read_text()
-    overrides = overrides_of(uneven_data, batch_size=6, ema_decay="null", skip_unreadable_images="true")
+    overrides = overrides_of(uneven_data, batch_size=6, **ALONE, skip_unreadable_images="true")
     train(load_recipe(None, overrides), tmp_path / "one", quiet=True)
     require_alike(two_processes / "sharded", tmp_path / "one")
     config = json.loads((two_processes / "sharded" / "config.json").read_text())
