@@ -37,6 +37,8 @@ PRESETS: dict[str, dict] = {
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.0,
         "classifier": "per_class_linear",
+        "map_logit_share": 0.0,
+        "map_loss_weight": 0.0,
         "asl_margin": 0.0,
     },
     "released": {
@@ -60,6 +62,8 @@ PRESETS: dict[str, dict] = {
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.0,
         "classifier": "dot_product",
+        "map_logit_share": 0.0,
+        "map_loss_weight": 0.0,
         "asl_margin": 0.05,
     },
     "corrected": {
@@ -89,9 +93,14 @@ PRESETS: dict[str, dict] = {
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
         "classifier": "per_class_linear",
+        "map_logit_share": 0.0,
+        "map_loss_weight": 0.0,
         "asl_margin": 0.05,
     },
 }
+# Beyond the method: `corrected`, whose maps are also trained to classify by themselves, and whose logit is the mean of
+# both. Each part has a loss of its own: trained through their sum, both are worse (docs/accuracy.md).
+PRESETS["plus"] = PRESETS["corrected"] | {"map_logit_share": 0.5, "map_loss_weight": 0.5}
 
 # Fields with a closed set of values, and what each value means.
 CHOICES: dict[str, dict[str, str]] = {
@@ -173,7 +182,7 @@ class CSSFEConfig(PreTrainedConfig):
         head_min, tail_max (`int`, *optional*, defaults to 100 and 20):
             A class with `head_min` images or more is head, one with fewer than `tail_max` is tail.
         preset (`str`, *optional*, defaults to `"corrected"`):
-            `"paper"`, `"released"` or `"corrected"`; gives every field below that is not given itself.
+            `"paper"`, `"released"`, `"corrected"` or `"plus"`; gives every field below that is not given itself.
         ablation (`str`, *optional*, defaults to `"net3"`):
             `"net0"` backbone and class activation maps; `"net1"` adds label embeddings and fusion; `"net2"` adds the
             enhancement without mask; `"net3"` is the whole.
@@ -208,6 +217,10 @@ class CSSFEConfig(PreTrainedConfig):
         layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of its LayerNorms.
         hidden_dropout_prob, attention_probs_dropout_prob (`float`, *optional*): Its dropouts.
         classifier (`str`, *optional*): `"dot_product"` or `"per_class_linear"`.
+        map_logit_share (`float`, *optional*):
+            Share in [0, 1] of the maps' own logit, their mean as in net0, in the logit of net1 to net3.
+        map_loss_weight (`float`, *optional*):
+            Weight >= 0 of the loss of the maps' own logit, beside that of the fused one.
         loss (`str`, *optional*, defaults to `"asl"`):
             Name of the training loss. `"asl"` and `"bce"` travel with the model; the others need the package.
         loss_kwargs (`dict`, *optional*):
@@ -277,6 +290,8 @@ class CSSFEConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int | None = None
     attention_probs_dropout_prob: float | int | None = None
     classifier: str | None = None
+    map_logit_share: float | int | None = None
+    map_loss_weight: float | int | None = None
     loss: str = "asl"
     loss_kwargs: dict | None = None
     thresholds: list[float | int] | tuple[float | int, ...] | None = None
@@ -399,6 +414,10 @@ class CSSFEConfig(PreTrainedConfig):
             value = getattr(self, field)
             if value is not None and not 0 <= value < 1:
                 problems.append(f"{field} is {value}: give a number in [0, 1)")
+        if self.map_logit_share is not None and not 0 <= self.map_logit_share <= 1:
+            problems.append(f"map_logit_share is {self.map_logit_share}: give a number in [0, 1]")
+        if self.map_loss_weight is not None and not 0 <= self.map_loss_weight < math.inf:
+            problems.append(f"map_loss_weight is {self.map_loss_weight}: give a finite number >= 0")
         for field in ("image_mean", "image_std"):
             if len(getattr(self, field)) != self.num_channels:
                 problems.append(f"{field} has {len(getattr(self, field))} values for {self.num_channels} channels")

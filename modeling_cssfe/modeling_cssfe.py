@@ -412,6 +412,27 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         """Set the frozen label embeddings `(C, T)`; see `CSSFEModel.set_label_embeddings`."""
         self.cssfe.set_label_embeddings(label_embeddings)
 
+    def set_class_activation(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Set the 1x1 convolution that makes the class activation maps, in place.
+
+        Args:
+            weight: `(C, D)`, a direction in feature space for each class.
+            bias: `(C,)`.
+
+        Raises:
+            ValueError: Another shape.
+        """
+        convolution = self.cssfe.class_activation
+        expected = tuple(convolution.weight.shape[:2])
+        if tuple(weight.shape) != expected or tuple(bias.shape) != expected[:1]:
+            raise ValueError(
+                f"weight and bias have the shapes {tuple(weight.shape)} and {tuple(bias.shape)}, expected {expected} "
+                f"and {expected[:1]}: a row for each class."
+            )
+        with torch.no_grad():
+            convolution.weight.copy_(weight[:, :, None, None])
+            convolution.bias.copy_(bias)
+
     def set_loss(self, loss: nn.Module) -> None:
         """Use a loss module `(logits, labels) -> scalar` in place of the one that the configuration names."""
         self.criterion = loss
@@ -450,7 +471,13 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
                     f"labels have the shape {tuple(labels.shape)}, expected {tuple(logits.shape)}: a multi-hot row for "
                     "each image."
                 )
-            loss = self.loss_function(logits, labels.to(logits.device))
+            labels = labels.to(logits.device)
+            loss = self.loss_function(logits, labels)
+        if self.config.uses_fusion and (self.config.map_logit_share or self.config.map_loss_weight):
+            map_logits = outputs.class_activation_maps.mean(dim=(2, 3))
+            if loss is not None and self.config.map_loss_weight:
+                loss = loss + self.config.map_loss_weight * self.loss_function(map_logits, labels)
+            logits = torch.lerp(logits, map_logits, self.config.map_logit_share)
         return CSSFEImageClassifierOutput(
             loss=loss,
             logits=logits,

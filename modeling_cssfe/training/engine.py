@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 
 from ..image_processing_cssfe import CSSFEImageProcessor
+from .discriminant import first_look, initialize_class_activation
 from .environment import build_accelerator, describe_environment
 from .frozen_features import FeatureFeed, build_feature_loaders
 from .loop import SUMMARY, Observer, Run, fit
@@ -94,6 +95,10 @@ def _train(
     else:
         loaders = build_feature_loaders(recipe, model, data.splits, accelerator, show_progress)
         FeatureFeed(model)
+    if recipe.class_activation_init == "discriminant":
+        model.to(accelerator.device)
+        batches = first_look(recipe, processor, data, loaders[recipe.train_split])
+        initialize_class_activation(model, batches, accelerator, show_progress)
     if accelerator.is_main_process:
         folder.create()
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)

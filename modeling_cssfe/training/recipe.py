@@ -23,6 +23,7 @@ from .tracking import tracker_problems
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
+CLASS_ACTIVATION_INITS = ("random", "discriminant")
 
 
 @dataclass
@@ -40,13 +41,15 @@ class Recipe:
         decoded_cache_short_side: Shorter side that larger images are reduced to in the cache; `null` keeps their size,
             and batches as they are without a cache.
         draft_decoding: Decode large JPEG files at a fraction of their size where the training crops need no more.
-        preset: `paper`, `released` or `corrected`.
+        preset: `paper`, `released`, `corrected` or `plus`.
         ablation: `net0` to `net3`.
         model: Further fields of `CSSFEConfig`, for example `{hidden_size: 256}`.
         backbone: timm architecture.
         backbone_kwargs: Further arguments of `timm.create_model`.
         backbone_weights: `true` (timm's, from the Hub), a local `.safetensors` file, or `false`.
         label_embeddings: Text encoder by name or folder, word vectors, `.safetensors` file, or `random`.
+        class_activation_init: First weights of the layer that makes the maps: `random`, or `discriminant`, the shrunken
+            linear discriminant of the training images' features, in closed form.
         image_size: Image side in pixels.
         loss: Name of a loss, see `cssfe losses`.
         loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).
@@ -114,6 +117,7 @@ class Recipe:
     backbone_kwargs: dict[str, Any] = field(default_factory=dict)
     backbone_weights: Any = True
     label_embeddings: str = "openai/clip-vit-base-patch32"
+    class_activation_init: str = "random"
     image_size: int = 448
     loss: str = "asl"
     loss_kwargs: dict[str, Any] | None = None
@@ -175,6 +179,7 @@ def _problems(recipe: Recipe) -> list[str]:
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
         ("mixed_precision", MIXED_PRECISIONS),
+        ("class_activation_init", CLASS_ACTIVATION_INITS),
         ("feature_precision", ("bf16", "fp32")),
     ):
         value = getattr(recipe, name)
