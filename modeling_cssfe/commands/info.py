@@ -38,7 +38,11 @@ def _info(options: argparse.Namespace) -> None:
     table.add_section()
     table.add_row("presets", ", ".join(PRESETS))
     table.add_row("ablations", ", ".join(ABLATIONS))
-    table.add_row("recipes", ", ".join(list_recipes()))
+    names = list_recipes()
+    for prefix, what in (("lt_voc_", "recipes of LT-VOC"), ("lt_coco_", "recipes of LT-COCO"), ("", "other recipes")):
+        own = [name for name in names if name.startswith(prefix)]
+        names = [name for name in names if name not in own]
+        table.add_row(what, ", ".join(own))
     show(table)
 
 

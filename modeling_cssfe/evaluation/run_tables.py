@@ -21,7 +21,14 @@ from .weighted import MAP_FIGURES
 
 
 # Keys of a recipe that change nothing about what is learnt, or that the seeds of a row differ in.
-_IGNORED = ("seed", "num_workers")
+_IGNORED = (
+    "seed",
+    "num_workers",
+    "checkpoint_every_epochs",
+    "checkpoint_every_steps",
+    "checkpoints_kept",
+    "trackers",
+)
 # Keys whose value says enough without their name.
 _PLAIN_KEYS = ("ablation", "backbone", "loss", "preset", "sampler")
 _LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -98,7 +105,8 @@ def read_run(path: str | os.PathLike) -> Run:
         )
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        recipe = _flatten(results["recipe"])
+        # `published` says what others reached, nothing about this run.
+        recipe = _flatten({key: value for key, value in results["recipe"].items() if key != "published"})
         kind = "test" if results.get("test") is not None else "validation"
         figures = {name: results[kind][name] for name in MAP_FIGURES}
         split = recipe[f"{kind}_split"]

@@ -23,7 +23,7 @@ from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
 from .recipe import Recipe
 from .repeat import RunToRepeat, determinism, git_state, require_same_data
-from .report import class_table, group_table, show
+from .report import class_table, group_table, published_row, show
 from .resume import check_resume, resume_run
 from .run_folder import RunFolder
 from .tracking import tracker_options
@@ -192,6 +192,9 @@ def _show_results(results: dict[str, Any]) -> None:
     judged = {f"{results['chosen_on']} (best epoch {results['best_epoch']})": results["validation"]}
     if results["test"] is not None:
         judged[results["recipe"]["test_split"]] = results["test"]
+    published = results["recipe"]["published"]
+    if published:
+        judged[published_row(published)] = published
     last = results["test"] or results["validation"]
     name = f"{results['recipe']['ablation']}, {results['recipe']['backbone']}, {results['recipe']['loss']}"
     show(class_table(last, "Average precision by class"), group_table(judged, name))

@@ -3,6 +3,10 @@
 
 A recipe is a flat `Recipe`; `load_recipe` reads a YAML file or a shipped name, applies `key=value` overrides, and
 reports an unknown key or a value of the wrong type in one line.
+
+A file may build on another recipe, so that it says only what is different: `extends: lt_voc_erm` takes that recipe's
+keys first. Mappings such as `model` are merged key by key. `published` alone is not taken over: a figure belongs to the
+recipe that it stands in.
 """
 
 import dataclasses
@@ -17,12 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..configuration_cssfe import ABLATIONS, PRESETS
+from .report import COLUMNS
 from .tracking import tracker_problems
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
+SUFFIXES = (".yaml", ".yml")
 CLASS_ACTIVATION_INITS = ("random", "discriminant")
 
 
@@ -99,6 +105,8 @@ class Recipe:
         trackers: `tensorboard` and/or `trackio`, on this machine.
         deterministic: Deterministic kernels alone, so that a GPU repeats a run to the bit; slower.
         seed: Seed of everything random.
+        published: What a paper reports for this recipe, to stand beside what was reached, as fractions: `map_total`,
+            `map_head`, `map_medium`, `map_tail`, any of them, and `data`, what they were measured on. Trains nothing.
     """
 
     data: str = "lt_digits"
@@ -162,6 +170,7 @@ class Recipe:
     trackers: list[str] = field(default_factory=list)
     deterministic: bool = False
     seed: int = 0
+    published: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if str(self.mixed_precision) == "False":
@@ -224,6 +233,13 @@ def _problems(recipe: Recipe) -> list[str]:
     if recipe.streaming_shards is not None and (recipe.sampler != "uniform" or recipe.decoded_cache is not None):
         problems.append("streaming_shards excludes sampler and decoded_cache: a stream has an order and no rows")
     problems += _problems_of_features(recipe)
+    for name, value in recipe.published.items():
+        if name == "data":
+            continue
+        if name not in COLUMNS:
+            problems.append(f"unknown published.{name}: give {', '.join(COLUMNS)} or data")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            problems.append(f"published.{name} is {value!r}: give a fraction in [0, 1], such as .8638 for 86.38 %")
     if recipe.sampler == "two_branch":
         problems.append("sampler 'two_branch' draws pairs of batches for models of two branches: choose another")
     if recipe.validation_split == recipe.test_split:
@@ -273,7 +289,7 @@ def find_recipe(name_or_file: str) -> Path:
     Raises:
         ValueError: Neither a file nor a shipped name; the nearest name is suggested.
     """
-    if Path(name_or_file).suffix in (".yaml", ".yml"):
+    if Path(name_or_file).suffix in SUFFIXES:
         if Path(name_or_file).is_file():
             return Path(name_or_file)
         raise ValueError(f"no recipe file {name_or_file!r}; give an existing YAML file or one of {_names()}.")
@@ -305,7 +321,8 @@ def load_recipe(
         The checked recipe.
 
     Raises:
-        ValueError: Unknown key (the nearest is suggested), wrong type, or value out of range.
+        ValueError: Unknown key (the nearest is suggested), wrong type, value out of range, or a file that extends what
+            there is not, or itself.
     """
     for override in overrides:
         if "=" not in override:
@@ -316,12 +333,7 @@ def load_recipe(
             _check_keys(name_or_file, "the recipe")
             layers.append(OmegaConf.create(dict(name_or_file)))
         elif name_or_file is not None:
-            file = find_recipe(name_or_file)
-            loaded = OmegaConf.load(file)
-            if not isinstance(loaded, DictConfig):
-                raise ValueError(f"recipe {str(file)!r} is no mapping; write one `key: value` a line.")
-            _check_keys(loaded, f"recipe {file.name}")
-            layers.append(loaded)
+            layers += _read_chain(find_recipe(name_or_file))
         for given in (OmegaConf.from_dotlist(list(overrides)), OmegaConf.create(dict(values or {}))):
             _check_keys(given, "the overrides")
             layers.append(given)
@@ -329,6 +341,31 @@ def load_recipe(
         return Recipe(**merged)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"cannot read the recipe: {' '.join(str(error).split())}") from error
+
+
+def _read_chain(file: Path, children: tuple[Path, ...] = ()) -> list[DictConfig]:
+    """Read a file and what it extends, the last ancestor first."""
+    if file.resolve() in (child.resolve() for child in children):
+        chain = " -> ".join(one.name for one in (*children, file))
+        raise ValueError(f"recipe {file.name} extends itself ({chain}); take one `extends` out.")
+    loaded = OmegaConf.load(file)
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"recipe {str(file)!r} is no mapping; write one `key: value` a line.")
+    parent = loaded.pop("extends", None)
+    _check_keys(loaded, f"recipe {file.name}")
+    if parent is None:
+        return [loaded]
+    if not isinstance(parent, str):
+        raise ValueError(f"recipe {file.name} extends {parent!r}; give one recipe's name or YAML file.")
+    try:
+        # A file is meant from where this one lies, not from where the command runs.
+        found = find_recipe(str(file.parent / parent) if Path(parent).suffix in SUFFIXES else parent)
+    except ValueError as error:
+        raise ValueError(f"recipe {file.name} extends {parent!r}: {error}") from error
+    layers = _read_chain(found, (*children, file))
+    for layer in layers:
+        layer.pop("published", None)
+    return [*layers, loaded]
 
 
 def _check_keys(loaded, where: str) -> None:

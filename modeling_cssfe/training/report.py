@@ -52,6 +52,11 @@ def class_table(result: Mapping[str, Any], title: str) -> Table:
     return table
 
 
+def published_row(published: Mapping[str, Any]) -> str:
+    """Name of the row that a recipe's `published` figures form."""
+    return f"published on {published['data']}" if "data" in published else "published"
+
+
 def show(*tables: Table) -> None:
     """Print tables to standard output; wide enough not to break names when output goes to a file."""
     console = Console(width=None if Console().is_terminal else 120)
@@ -59,4 +64,4 @@ def show(*tables: Table) -> None:
         console.print(table)
 
 
-__all__ = ["class_table", "group_table", "percent", "show"]
+__all__ = ["class_table", "group_table", "percent", "published_row", "show"]

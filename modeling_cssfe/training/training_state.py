@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Keys of a recipe that a resumed run may have otherwise: its results do not depend on them.
 WITHOUT_EFFECT = frozenset(
-    {"num_workers", "checkpoint_every_epochs", "checkpoint_every_steps", "checkpoints_kept", "trackers"}
+    {"num_workers", "checkpoint_every_epochs", "checkpoint_every_steps", "checkpoints_kept", "trackers", "published"}
 )
 
 
