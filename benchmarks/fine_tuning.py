@@ -7,7 +7,6 @@ fixed). A row is written after each run; runs whose row exists are skipped. The 
 """
 
 import argparse
-import copy
 import itertools
 import math
 import time
@@ -19,6 +18,7 @@ import torch
 import torchvision
 import yaml
 from ablations import append_row, read_rows
+from accelerate import Accelerator
 from photographs import Photographs
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -28,6 +28,7 @@ from modeling_cssfe.data.stratification import stratified_split
 from modeling_cssfe.losses import build_loss
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
+from modeling_cssfe.training.discriminant import initialize_class_activation
 from modeling_cssfe.training.environment import describe_environment
 
 
@@ -48,7 +49,7 @@ DEFAULTS = {
     "backbone_learning_rate": 0.0,
     "weight_decay": 1e-2,
     "ema": 0.98,
-    "interpolate_backbone": 1.0,
+    "class_activation_init": "random",
     "config": {},
 }
 
@@ -67,6 +68,11 @@ def decode_squares(images: list[bytes], size: int, device: str) -> torch.Tensor:
             small = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
             squares[index] = small[0].round().clamp(0, 255).to(torch.uint8)
     return squares
+
+
+def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Square uint8 images at the model's size, fp32 in [0, 1]."""
+    return F.interpolate(images.float() / 255, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def augment(images: torch.Tensor, size: int, trial: dict, generator: torch.Generator) -> torch.Tensor:
@@ -114,12 +120,9 @@ def build_model(trial: dict, seed: int, photographs: Photographs, arguments) -> 
         seed=seed,
         image_size=trial["image_size"],
         ablation=trial["ablation"],
+        stride_in_first_convolution=arguments.stride_in_first_convolution,
         **trial["config"],
     )
-    if arguments.stride_in_first_convolution:
-        for stage in ("layer2", "layer3", "layer4"):
-            block = getattr(model.cssfe.backbone.timm_model, stage)[0]
-            block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
     return model.to(arguments.device, memory_format=torch.channels_last)
 
 
@@ -142,10 +145,20 @@ def train(trial: dict, seed: int, images: torch.Tensor, photographs: Photographs
     loss = build_loss(
         trial["loss"], class_counts=photographs.class_counts, num_samples=len(targets), **trial["loss_kwargs"]
     ).to(device)
+    model.set_loss(loss)
     backbone = model.cssfe.backbone
+    mean, std = (
+        torch.tensor(value, device=device)[None, :, None, None]
+        for value in (model.config.image_mean, model.config.image_std)
+    )
+    if trial["class_activation_init"] == "discriminant":
+        looks = (
+            {"pixel_values": (shrink(batch, trial["image_size"]) - mean) / std, "labels": labels}
+            for batch, labels in zip(images.split(64), targets.split(64), strict=True)
+        )
+        initialize_class_activation(model, looks, Accelerator(mixed_precision="bf16", cpu=device == "cpu"))
     frozen = trial["backbone_learning_rate"] == 0
     backbone.requires_grad_(not frozen)
-    before = copy.deepcopy(backbone.state_dict())
     groups: dict[tuple[bool, bool], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -165,10 +178,6 @@ def train(trial: dict, seed: int, images: torch.Tensor, photographs: Photographs
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(trial["ema"])
     )
-    mean, std = (
-        torch.tensor(value, device=device)[None, :, None, None]
-        for value in (model.config.image_mean, model.config.image_std)
-    )
     generator = torch.Generator().manual_seed(seed)
     model.train()
     backbone.eval()  # the statistics of BatchNorm stay as they were loaded
@@ -182,8 +191,7 @@ def train(trial: dict, seed: int, images: torch.Tensor, photographs: Photographs
             pixels, batch = share * pixels + (1 - share) * pixels.flip(0), torch.maximum(batch, batch.flip(0))
         pixels = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
-            logits = model(pixels).logits
-        value = loss(logits.float(), batch)
+            value = model(pixels, labels=batch).loss
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -191,13 +199,6 @@ def train(trial: dict, seed: int, images: torch.Tensor, photographs: Photographs
         schedule.step()
         average.update_parameters(model)
     final = average.module if trial["ema"] else model
-    if trial["interpolate_backbone"] < 1:
-        # Weights between those before and after fine-tuning.
-        share = trial["interpolate_backbone"]
-        state = final.cssfe.backbone.state_dict()
-        for key, value in state.items():
-            if value.is_floating_point():
-                value.mul_(share).add_(before[key], alpha=1 - share)
     return final.eval(), (mean, std)
 
 

@@ -444,6 +444,10 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             self.criterion = _build_loss(self.config).to(self.device)
         return self.criterion
 
+    def _map_logits(self, maps: torch.Tensor) -> torch.Tensor:
+        """The maps' own logits `(B, C)`: means that autocast does not round into ties."""
+        return maps.mean(dim=(2, 3), dtype=torch.float32).to(self.dtype)
+
     @can_return_tuple
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
@@ -463,7 +467,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         if self.config.uses_fusion:
             logits = self.classifier(outputs.class_tokens, outputs.label_tokens)
         else:
-            logits = outputs.class_activation_maps.mean(dim=(2, 3))
+            logits = self._map_logits(outputs.class_activation_maps)
         loss = None
         if labels is not None:
             if labels.shape != logits.shape:
@@ -474,10 +478,10 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             labels = labels.to(logits.device)
             loss = self.loss_function(logits, labels)
         if self.config.uses_fusion and (self.config.map_logit_share or self.config.map_loss_weight):
-            map_logits = outputs.class_activation_maps.mean(dim=(2, 3))
+            map_logits = self._map_logits(outputs.class_activation_maps)
             if loss is not None and self.config.map_loss_weight:
                 loss = loss + self.config.map_loss_weight * self.loss_function(map_logits, labels)
-            logits = torch.lerp(logits, map_logits, self.config.map_logit_share)
+            logits = (1 - self.config.map_logit_share) * logits + self.config.map_logit_share * map_logits
         return CSSFEImageClassifierOutput(
             loss=loss,
             logits=logits,
