@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..configuration_cssfe import GROUPS
+from ..explain.drawing import new_figure
 from .streamed_means import Summary
 from .study import MODELS, StudyResult
 
@@ -22,6 +23,12 @@ _BAR_COLOURS = ("#0072B2", "#E69F00", "#999999")
 _HATCHES = ("", "//", "..")
 _MODEL_TITLES = {"balanced": "trained on balanced data", "long_tailed": "trained on the long tail"}
 _MAX_NAMED_CLASSES = 40
+# Figure -> part of an entry of the history, and what of it is drawn, solid and dashed.
+_CURVES = {
+    "probabilities": ("probabilities", ("positive", "negative")),
+    "gradients": ("gradients", ("positives", "negatives")),
+    "gradient_signs": ("gradients", ("push_down",)),
+}
 
 
 def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, Any]]]) -> "dict[str, Figure]":
@@ -32,7 +39,8 @@ def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, 
         history: `balanced` and `long_tailed` -> entries of `training_history`; empty ones are not drawn.
 
     Returns:
-        `correlation`, `attenuation`, `drift`, and, with histories, `probabilities` and `gradients`.
+        `correlation`, `attenuation`, `drift`, and, with histories, `probabilities`, `gradients` and, of runs that
+        recorded them, `gradient_signs`.
     """
     drawn = {
         "correlation": _by_group_and_class(
@@ -55,20 +63,15 @@ def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, 
         ),
         "drift": _drift(result),
     }
-    for name, figures in (("probabilities", ("positive", "negative")), ("gradients", ("positives", "negatives"))):
-        curves = _curves(history, name, figures)
+    for name, (kind, figures) in _CURVES.items():
+        curves = _curves(history, kind, figures)
         if curves is not None:
             drawn[name] = curves
     return drawn
 
 
-def _new_figure(width: float, height: float, columns: int, ratios: Sequence[float] | None = None):
-    # Without pyplot, which would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+def _new_axes(width: float, height: float, columns: int, ratios: Sequence[float] | None = None):
+    figure = new_figure(width, height)
     axes = figure.subplots(1, columns, squeeze=False, width_ratios=ratios)[0]
     for axis in axes:
         axis.grid(axis="y", alpha=0.3)
@@ -107,7 +110,7 @@ def _by_group_and_class(
     """Bars by group, a panel for all figures or (`apart`) for each; and the first figure's classes beside them."""
     names = [name for group in GROUPS for name, own in result.groups.items() if own == group]
     panels = [{key: name} for key, name in figures.items()] if apart else [figures]
-    figure, axes = _new_figure(12 + 2 * (len(panels) - 1), 4.6, len(panels) + 1, [1] * len(panels) + [1.6])
+    figure, axes = _new_axes(12 + 2 * (len(panels) - 1), 4.6, len(panels) + 1, [1] * len(panels) + [1.6])
     for axis, own in zip(axes, panels, strict=False):
         _bars(axis, result, own)
         axis.set(ylabel=label)
@@ -141,7 +144,7 @@ def _points(axis: Any, summary: Summary, names: Sequence[str], groups: Mapping[s
 
 
 def _drift(result: StudyResult) -> "Figure":
-    figure, axes = _new_figure(11, 4.2, 2)
+    figure, axes = _new_axes(11, 4.2, 2)
     for axis, measure in zip(axes, ("logit", "probability"), strict=True):
         _bars(
             axis,
@@ -152,31 +155,37 @@ def _drift(result: StudyResult) -> "Figure":
     return figure
 
 
-def _curves(history: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, figures: tuple[str, str]) -> "Figure | None":
-    """One panel a network: a line a group for positives (solid) and negatives (dashed), over epochs."""
+def _curves(history: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, figures: Sequence[str]) -> "Figure | None":
+    """One panel a network: a line a group for each figure over epochs; None where no run has the first of them."""
     from matplotlib.ticker import MaxNLocator
 
-    shown = [name for name in MODELS if any(entry[kind] for entry in history.get(name, ()))]
+    shown = [
+        name
+        for name in MODELS
+        if any(figures[0] in own for entry in history.get(name, ()) for own in (entry[kind] or {}).values())
+    ]
     if not shown:
         return None
-    figure, axes = _new_figure(5.6 * len(shown), 4.2, len(shown))
+    figure, axes = _new_axes(5.6 * len(shown), 4.2, len(shown))
     for axis, name in zip(axes, shown, strict=True):
         for group in GROUPS:
-            for part, line in zip(figures, ("-", "--"), strict=True):
+            for part, line in zip(figures, ("-", "--"), strict=False):
                 points = [
                     (entry["epoch"], entry[kind][group][part])
                     for entry in history[name]
                     if (entry[kind] or {}).get(group, {}).get(part) is not None
                 ]
                 if points:
-                    label = f"{group}, {part.rstrip('s')}s"
+                    label = group if len(figures) == 1 else f"{group}, {part.rstrip('s')}s"
                     axis.plot(*zip(*points, strict=True), line, color=_GROUP_COLOURS[group], label=label,
                               marker=_GROUP_MARKERS[group], markersize=4)  # fmt: skip
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         what = "mean probability in training"
         if kind == "gradients":
-            what = f"mean gradient on the logit ({history[name][-1]['gradients_of']})"
-            axis.axhline(0, color="#1f2933", linewidth=0.8)
+            signs = figures[0] == "push_down"
+            what = "share that pushes down" if signs else "mean gradient on the logit"
+            what += f" ({history[name][-1]['gradients_of']})"
+            axis.axhline(0.5 if signs else 0, color="#1f2933", linewidth=0.8)
         axis.set(xlabel="epoch", ylabel=what, title=f"Network {_MODEL_TITLES[name]}")
         axis.legend(fontsize=8)
     return figure

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from ..configuration_cssfe import GROUPS
 from ..training.loop import Observer, Run
@@ -21,6 +22,7 @@ from ..training.loop import Observer, Run
 
 # Rows of the sums: gradients on positives, their number, the same for negatives, sizes of the gradients that push up.
 _POSITIVE, _NUM_POSITIVE, _NEGATIVE, _NUM_NEGATIVE, _UP, _DOWN = range(6)
+FIGURES = ("positives", "negatives", "net", "push_down")
 
 
 def logit_gradients(
@@ -106,16 +108,43 @@ class GradientMeter:
             name: {figure: _plain(values[index]) for figure, values in figures.items()}
             for index, name in enumerate(self.label_names)
         }
-        groups = {}
-        for group in GROUPS:
-            members = [index for index, own in enumerate(self.groups) if own == group]
-            if members:
-                groups[group] = {figure: _mean(values[members]) for figure, values in figures.items()}
-        return {"per_class": per_class, "groups": groups}
+        plain = {figure: [_plain(value) for value in values] for figure, values in figures.items()}
+        return {"per_class": per_class, "groups": group_means(plain, self.groups)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this process, as plain values for JSON, which keeps every bit of a float64."""
+        return {"sums": self._sums.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._sums.copy_(torch.tensor(state["sums"], dtype=self._sums.dtype))
+
+
+def group_means(
+    figures: Mapping[str, Sequence[float | None]], groups: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Means over the classes of each group.
+
+    Args:
+        figures: Figure -> value of each class, None where it has none.
+        groups: Group of each class.
+
+    Returns:
+        Group -> figure -> mean over its classes that have a value; groups without classes are left out.
+    """
+    found = {}
+    for group in GROUPS:
+        members = [index for index, own in enumerate(groups) if own == group]
+        if members:
+            found[group] = {name: _mean([values[index] for index in members]) for name, values in figures.items()}
+    return found
 
 
 class GradientObserver(Observer):
-    """Records the gradients on the logits while a run trains, for any loss, under `gradients` of `log.jsonl`.
+    """Records the gradients on the logits while a run trains, for any loss.
+
+    `log.jsonl` gets them under `gradients`, by the run's groups, and under `class_gradients`, a list in the order of
+    the model's classes, from which two runs can be averaged over the same groups.
 
     The gradients are computed from the logits and labels of each step, apart from training's own backward pass, so
     neither mixed precision nor gradient accumulation scales them. It costs a second evaluation of the loss, without the
@@ -125,9 +154,17 @@ class GradientObserver(Observer):
         run: A prepared run.
     """
 
+    name = "gradients"
+
     def __init__(self, run: Run):
         config: Any = run.model.config
+        self._accelerator = run.accelerator
         self._meter = GradientMeter(config.label_names, config.groups, run.accelerator.device)
+
+    def on_epoch_start(self, run: Run) -> None:
+        """Begin an epoch, or go on with one of which `run.step` batches are done."""
+        if run.step == 0:
+            self._meter.reset()
 
     def on_step_end(self, run: Run, batch: dict[str, torch.Tensor], loss: torch.Tensor, logits: torch.Tensor) -> None:
         """Add a step's gradients, on the device."""
@@ -137,8 +174,18 @@ class GradientObserver(Observer):
     def on_steps_done(self, run: Run, entry: dict[str, Any]) -> None:
         """Add the epoch's figures by group to its entry."""
         self._meter.reduce(run.accelerator)
-        entry["gradients"] = self._meter.compute()["groups"]
-        self._meter.reset()
+        found = self._meter.compute()
+        entry["gradients"] = found["groups"]
+        classes = list(found["per_class"].values())
+        entry["class_gradients"] = {name: [own[name] for own in classes] for name in FIGURES}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs. All processes call it; it has the sums of each."""
+        return {"processes": gather_object([self._meter.state_dict()])}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._meter.load_state_dict(state["processes"][self._accelerator.process_index])
 
 
 def measure_gradients(
@@ -196,15 +243,17 @@ def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _mean(values: np.ndarray) -> float | None:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
 __all__ = [
+    "FIGURES",
     "GradientMeter",
     "GradientObserver",
     "gradients_from_probabilities",
+    "group_means",
     "logit_gradients",
     "measure_gradients",
 ]

@@ -11,6 +11,10 @@ images, but also the more the frequent companions of rare classes exceed it. So 
 the size of the long-tailed split among those in which no class has more than `max_ratio` times the images of the rarest
 class. Where that leaves the balanced set smaller, it stays smaller: `pair.json` has all counts, to be named beside any
 figure.
+
+**How long they train.** The long-tailed network for the recipe's epochs, and the balanced one for as many as come
+nearest to the same number of drawn images, hence of updates. With the same epochs a network of fewer images would be
+trained less, and lower logits would be put down to the data that are only due to that.
 """
 
 import json
@@ -183,6 +187,10 @@ def train_pair(
             "test": len(draw.test),
         },
         "ratio": {"long_tailed": _ratio(label_matrix(long_tailed)), "balanced": draw.ratio},
+        "epochs": _epochs(
+            recipe,
+            {"balanced": label_matrix(source.select(draw.train)), "long_tailed": label_matrix(long_tailed)},
+        ),
         "classes": {
             name: dict(zip(("long_tailed", "balanced", "validation", "test"), map(int, counts), strict=True))
             for name, *counts in zip(
@@ -206,13 +214,24 @@ def train_pair(
     _write_data(folder.path / "data" / "long_tailed", {"train": long_tailed, **rest})
     folder.write_json("pair.json", report)
     if not quiet:
-        print(json.dumps({key: report[key] for key in ("images", "ratio", "target")}))
-    for name in ("balanced", "long_tailed"):
-        train(_recipe_on(recipe, folder.path / "data" / name), folder.path / name, quiet=quiet)
+        print(json.dumps({key: report[key] for key in ("images", "ratio", "target", "epochs")}))
+    for name, epochs in report["epochs"].items():
+        train(_recipe_on(recipe, folder.path / "data" / name, epochs), folder.path / name, quiet=quiet)
     return report
 
 
-def _recipe_on(recipe: "Recipe", data: Path) -> "Recipe":
+def _epochs(recipe: "Recipe", labels: "dict[str, np.ndarray]") -> dict[str, int]:
+    """Epochs of each network, so that both are shown about the same number of images."""
+    from ..samplers import build_sampler
+
+    drawn = {
+        name: len(build_sampler(recipe.sampler, labels=own, seed=recipe.seed, **recipe.sampler_kwargs))
+        for name, own in labels.items()
+    }
+    return {name: max(1, round(recipe.epochs * drawn["long_tailed"] / number)) for name, number in drawn.items()}
+
+
+def _recipe_on(recipe: "Recipe", data: Path, epochs: int) -> "Recipe":
     import dataclasses
 
     return dataclasses.replace(
@@ -222,6 +241,8 @@ def _recipe_on(recipe: "Recipe", data: Path) -> "Recipe":
         train_split="train",
         validation_split="validation",
         test_split="test",
+        epochs=epochs,
+        published={},  # of another data set
     )
 
 
@@ -232,7 +253,7 @@ def _ratio(labels: np.ndarray) -> float | None:
 
 def _write_data(folder: Path, splits: "dict[str, datasets.Dataset]") -> None:
     """Parquet files with the images in them, under a temporary name until they are whole."""
-    from ..data.long_tail.folder import _write_split
+    from ..data.long_tail.folder import write_split
 
     growing = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(growing, ignore_errors=True)
@@ -240,7 +261,7 @@ def _write_data(folder: Path, splits: "dict[str, datasets.Dataset]") -> None:
     try:
         for split, rows in splits.items():
             # A loaded table may have its columns in another order than its features name them.
-            _write_split(rows.select_columns(list(rows.features)), growing / "data", split)
+            write_split(rows.select_columns(list(rows.features)), growing / "data", split)
         os.replace(growing, folder)
     finally:
         shutil.rmtree(growing, ignore_errors=True)

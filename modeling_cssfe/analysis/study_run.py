@@ -5,14 +5,13 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..data import EvaluationTransform, build_data_loader, label_names_of
-from .gradients import GradientMeter, gradients_from_probabilities, measure_gradients
+from .gradients import GradientMeter, gradients_from_probabilities, group_means, measure_gradients
 from .study import MODELS, StudyResult, compare_networks
 
 
@@ -72,6 +71,7 @@ def run_study(
     import json
 
     from ..evaluation.splits import load_split
+    from ..explain.drawing import figure_style, save_figure
     from ..training.evaluation import load_trained_model
     from ..training.run_folder import write_whole
     from .figures import draw_study
@@ -102,7 +102,8 @@ def run_study(
         seed=seed,
         confidence=confidence,
     )
-    history = {name: training_history(path) for name, path in paths.items()}
+    groups = [result.groups[name] for name in wanted]
+    history = {name: training_history(path, groups) for name, path in paths.items()}
     content: dict[str, Any] = {
         **{name: os.fspath(path) for name, path in paths.items()},
         "data": str(data) if isinstance(data, str | os.PathLike) else None,
@@ -121,9 +122,10 @@ def run_study(
     rows = _history_rows(history)
     if rows:
         write_csv(target / "training.csv", rows)
-    for name, figure in draw_study(result, history).items():
-        for ending in formats:
-            write_whole(target / f"{name}.{ending}", partial(figure.savefig, dpi=150))
+    with figure_style():
+        for name, figure in draw_study(result, history).items():
+            for ending in formats:
+                save_figure(figure, target / f"{name}.{ending}", dpi=150)
     return result
 
 
@@ -176,7 +178,7 @@ def aligned_batches(
             yield {**{f"pixel_values_{name}": batch["pixel_values"] for name, batch in pixels}, "labels": labels}
 
 
-def training_history(run: str | os.PathLike) -> list[dict[str, Any]]:
+def training_history(run: str | os.PathLike, groups: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """What a run's `log.jsonl` says of each epoch: probabilities of positives and negatives, and gradients, by group.
 
     Gradients are those that the run recorded, for its own loss; else those that binary cross-entropy would have had at
@@ -184,6 +186,8 @@ def training_history(run: str | os.PathLike) -> list[dict[str, Any]]:
 
     Args:
         run: Folder of a run; one without a log has no history.
+        groups: Group of each of the model's classes, in place of the run's own, for gradients that it recorded by
+            class. Probabilities, and gradients that follow from them, are by the run's own groups.
 
     Returns:
         One entry an epoch; empty if nothing was recorded.
@@ -199,6 +203,8 @@ def training_history(run: str | os.PathLike) -> list[dict[str, Any]]:
         if probabilities is None and "gradients" not in entry:
             continue
         recorded = entry.get("gradients")
+        if groups is not None and "class_gradients" in entry:
+            recorded = group_means(entry["class_gradients"], groups)
         history.append(
             {
                 "epoch": entry["epoch"],

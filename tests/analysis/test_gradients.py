@@ -1,4 +1,6 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -79,9 +81,30 @@ def test_a_run_records_its_gradients_while_it_trains(tiny_data, tmp_path, monkey
     for entry in history:
         assert entry["gradients_of"] == "own loss"
         assert set(entry["gradients"]) == {"head", "medium", "tail"}
+        assert all(0 <= own["push_down"] <= 1 for own in entry["gradients"].values())
         for group, expected in gradients_from_probabilities(entry["probabilities"]).items():
             for kind in ("positives", "negatives"):
                 assert entry["gradients"][group][kind] == pytest.approx(expected[kind], abs=1e-6)
+
+    # The same classes by other groups: red alone is of the head by its counts.
+    regrouped = training_history(tmp_path / "run", ["tail", "tail", "head"])
+    for usual_groups, own in zip(history, regrouped, strict=True):
+        assert set(own["gradients"]) == {"head", "tail"}
+        before, after = usual_groups["gradients"], own["gradients"]
+        for figure in ("positives", "negatives", "net", "push_down"):
+            assert after["head"][figure] == before["head"][figure]
+            mean = (before["medium"][figure] + before["tail"][figure]) / 2
+            assert after["tail"][figure] == pytest.approx(mean)
+
+
+def test_a_meter_that_is_stopped_goes_on_to_the_bit():
+    whole, first, second = (GradientMeter("abc", ["head", "medium", "tail"]) for _ in range(3))
+    for meter in (whole, first):
+        meter.update(logits(), LABELS)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for meter in (whole, second):
+        meter.update(logits().flip(0) / 3, LABELS.flip(0))
+    assert second.compute() == whole.compute()
 
 
 def test_a_folder_without_a_log_has_no_history(tmp_path):

@@ -45,7 +45,7 @@ def save_long_tailed(draw: "LongTailDraw", output_dir: str | os.PathLike) -> Non
     (growing / "data").mkdir(parents=True)
     try:
         for split, rows in draw.dataset.items():
-            _write_split(rows, growing / "data", str(split))
+            write_split(rows, growing / "data", str(split))
         report = draw.report()
         (growing / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (growing / "README.md").write_text(_card(report), encoding="utf-8")
@@ -56,7 +56,17 @@ def save_long_tailed(draw: "LongTailDraw", output_dir: str | os.PathLike) -> Non
         shutil.rmtree(growing, ignore_errors=True)
 
 
-def _write_split(rows: "datasets.Dataset", folder: Path, split: str) -> None:
+def write_split(rows: "datasets.Dataset", folder: Path, split: str) -> None:
+    """Write a split as Parquet files of at most some 500 MB, with the images' bytes in them.
+
+    Args:
+        rows: As `load_images` gives them.
+        folder: Where to; it must exist.
+        split: First part of the files' names.
+
+    Raises:
+        FileNotFoundError: An image is gone.
+    """
     import datasets
     import pyarrow.parquet
     from datasets.table import embed_table_storage
