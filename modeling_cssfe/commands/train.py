@@ -2,8 +2,12 @@
 """`cssfe train`: a recipe to a trained model."""
 
 import argparse
+import contextlib
+import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ._verbs import AddVerb
 
@@ -15,8 +19,16 @@ if TYPE_CHECKING:
 def register(add: AddVerb) -> None:
     """Declare `cssfe train`."""
     train = add("train", _train, "Train a model from a recipe.")
-    train.add_argument("--recipe", help="shipped recipe (see `cssfe info`) or YAML file; lt_digits if nothing is given")
-    train.add_argument("--output_dir", required=True, help="new or empty folder, or that of the run to resume")
+    train.add_argument(
+        "--recipe",
+        help="shipped recipe (see `cssfe info`) or YAML file; A,B,C for several, a grid; lt_digits if nothing is given",
+    )
+    train.add_argument(
+        "--seeds", type=_seeds, metavar="S,S,...", help="train with each of these seeds: a grid, whose runs are resumed"
+    )
+    train.add_argument(
+        "--output_dir", required=True, help="new or empty folder, or that of the run to resume, or of the grid"
+    )
     train.add_argument(
         "--from", dest="repeat", metavar="RESULTS", help="results.json of a run, or its folder, to repeat that run"
     )
@@ -43,19 +55,22 @@ def register(add: AddVerb) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     from ..training import load_recipe, train
-    from ..training.environment import process_state
-    from ..training.interruption import TrainingInterruptedError
 
+    recipes = _recipes(options.recipe)
+    is_grid = options.seeds is not None or len(recipes) > 1
     before = _run_to_repeat(options)
     values = {name: getattr(options, name) for name in ("data", "backbone_weights", "label_embeddings", "seed")}
     values = {name: value for name, value in values.items() if value is not None}
     if str(values.get("backbone_weights")).lower() in ("true", "false"):
         values["backbone_weights"] = values["backbone_weights"].lower() == "true"
-    recipe = load_recipe(options.recipe or "lt_digits" if before is None else before.recipe, options.set, values)
-    if options.dry_run:
-        _dry_run(recipe, options)
+    if is_grid:
+        _train_grid(recipes, options, values)
         return
-    try:
+    recipe = load_recipe(recipes[0] if before is None else before.recipe, options.set, values)
+    if options.dry_run:
+        _dry_run([(None, recipe, options.output_dir)], options.resume, options.debug)
+        return
+    with _ending():
         train(
             recipe,
             options.output_dir,
@@ -63,11 +78,79 @@ def _train(options: argparse.Namespace) -> None:
             same_data_as=None if options.allow_changed_data else before,
             resume=options.resume,
         )
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """Give a signal its exit code, and end the group of processes."""
+    from ..training.environment import process_state
+    from ..training.interruption import TrainingInterruptedError
+
+    try:
+        yield
     except TrainingInterruptedError as interrupted:
         print(f"cssfe train: {interrupted}", file=sys.stderr)
         raise SystemExit(interrupted.exit_code) from interrupted  # 143 after SIGTERM, 130 after SIGINT
     finally:
         process_state().destroy_process_group()
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0,1,2") from None
+
+
+def _recipes(given: str | None) -> list[str]:
+    if given is None:
+        return ["lt_digits"]
+    # A file whose name has a comma is one recipe.
+    return [given] if Path(given).is_file() else [name.strip() for name in given.split(",")]
+
+
+def _train_grid(recipes: list[str], options: argparse.Namespace, values: dict[str, Any]) -> None:
+    """Train a grid and print its table; the runs that failed are told on standard error."""
+    for name, given, mend in (
+        ("from", options.repeat, "repeat one run at a time"),
+        ("seed", None if options.seeds is None else options.seed, "give --seeds alone"),
+        ("resume", None if options.resume in ("auto", "never") else options.resume, "a grid finds its own checkpoints"),
+    ):
+        if given is not None:
+            raise ValueError(f"--{name} {given} does not go with a grid (several recipes, or --seeds); {mend}.")
+    from ..evaluation.figure_tables import rich_table
+    from ..training.environment import process_state
+    from ..training.grid import GridError, grid_tables, plan_grid, run_grid
+    from ..training.report import show
+
+    runs = plan_grid(recipes, options.seeds, options.output_dir, options.set, values)
+    if options.dry_run:
+        one_seed = {run.name: run for run in runs}.values()
+        _dry_run([(run.name, run.recipe, run.folder) for run in one_seed], "auto", options.debug)
+        return
+    is_main = process_state().is_main_process
+
+    def tell(line: str) -> None:
+        if is_main and not options.quiet:
+            print(f"cssfe train: {line}", file=sys.stderr, flush=True)
+
+    with _ending():
+        outcomes = run_grid(runs, options.output_dir, options.quiet, tell)
+    if not is_main:
+        return
+    if not options.quiet:
+        for table in grid_tables(outcomes):
+            show(rich_table(table))
+            print(*table.notes, sep="\n")
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        print(f"cssfe train: {outcome.run.label} failed: {outcome.error}", file=sys.stderr)
+        if options.debug:
+            print(outcome.trace, file=sys.stderr)
+    if failed:
+        raise GridError(
+            f"{len(failed)} of {len(outcomes)} runs failed, as said above; the same command tries them again."
+        )
 
 
 def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
@@ -91,19 +174,30 @@ def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
     return before
 
 
-def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> None:
+def _dry_run(runs: "Sequence[tuple[str | None, Recipe, str | os.PathLike]]", resume: str, debug: bool) -> None:
+    """Check runs: name (for a grid), recipe and folder of each."""
     from ..training.dry_run import DryRunError, check_table, dry_run
     from ..training.environment import process_state
     from ..training.report import show
 
-    checks = dry_run(recipe, options.output_dir, options.resume)
-    if process_state().is_main_process:
-        show(check_table(checks))
-    failed = [check for check in checks if check.ok is False]
-    if failed and failed[0].error is not None and options.debug:
-        raise failed[0].error
-    if failed:
-        raise DryRunError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(one.name for one in failed)}.")
+    problems = []
+    for name, recipe, folder in runs:
+        checks = dry_run(recipe, folder, resume)
+        table = check_table(checks)
+        if name is not None:
+            table.title = f"Dry run of {name}"
+        if process_state().is_main_process:
+            show(table)
+        failed = [check for check in checks if check.ok is False]
+        if failed and failed[0].error is not None and debug:
+            raise failed[0].error
+        if failed:
+            where = "" if name is None else f"{name}: "
+            problems.append(
+                f"{where}{len(failed)} of {len(checks)} checks failed: {', '.join(one.name for one in failed)}"
+            )
+    if problems:
+        raise DryRunError("; ".join(problems) + ".")
 
 
 __all__ = ["register"]
