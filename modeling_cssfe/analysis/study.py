@@ -186,7 +186,9 @@ class _Pass:
 
     def map_figures(self, maps: Mapping[str, torch.Tensor], pairs: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
         """Figures of each pair from `(P, H, W)` maps; those of the long-tailed network are brought to the others'."""
-        first, second = maps["balanced"].float(), maps["long_tailed"].float().to(maps["balanced"].device)
+        # Ranks and means are in fp64, which Apple's GPUs do not have.
+        first, second = (maps[name].cpu() if maps[name].device.type == "mps" else maps[name] for name in MODELS)
+        first, second = first.float(), second.float().to(first.device)
         if second.shape != first.shape and len(pairs):
             second = F.interpolate(second[:, None], size=first.shape[1:], mode="bilinear", align_corners=False)[:, 0]
         first, second = first.flatten(1), second.flatten(1)
@@ -230,7 +232,7 @@ def _explain(
 def _score_figures(logits: Mapping[str, torch.Tensor], labels: np.ndarray) -> dict[str, np.ndarray]:
     """Logits and probabilities where a class is present and where it is absent, and how they differ."""
     present = {"positive": labels > 0, "negative": labels == 0}
-    scores = {name: values.double().cpu().numpy() for name, values in logits.items()}
+    scores = {name: values.cpu().double().numpy() for name, values in logits.items()}
     figures = {}
     for measure in ("logit", "probability"):
         values = {name: own if measure == "logit" else 1 / (1 + np.exp(-own)) for name, own in scores.items()}

@@ -175,7 +175,7 @@ def _study(options: argparse.Namespace) -> None:
     )
     table = Table(title=f"{result.num_images} images, {result.num_maps} maps of a class each", title_justify="left")
     for column in ("figure", "head", "medium", "tail", "all"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
+        table.add_column(column, justify="left" if column == "figure" else "right", no_wrap=column == "figure")
     drifts = [f"{measure}_drift_{sign}" for measure in ("logit", "probability") for sign in ("positive", "negative")]
     for name in (*CORRELATIONS, *ATTENUATIONS, *drifts):
         groups = result.figures[name].groups

@@ -17,7 +17,7 @@ split, image), and arithmetic that IEEE 754 defines exactly.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -93,32 +93,70 @@ class LTDigits(datasets.GeneratorBasedBuilder):
         return [datasets.SplitGenerator(name=split, gen_kwargs={"split": split}) for split in _SPLITS]
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        from sklearn.datasets import load_digits
-
-        config = self.config
-        source = load_digits()
-        code = _SPLITS.index(split)
-        pools = _source_pools(source.target, config.seed)[code]
-        glyphs = source.images / 16.0
-        if split == "train":
-            counts = config.train_counts
-            images = max(max(counts), round(sum(counts) / _LABELS_PER_IMAGE))
-        else:
-            images = config.validation_images if split == "validation" else config.test_images
-            counts = (round(images * _LABELS_PER_IMAGE / len(LABEL_NAMES)),) * len(LABEL_NAMES)
-        for index, labels in enumerate(_draw_labels(_generator(config.seed, code), counts, images)):
-            pixels = _draw_scene(_generator(config.seed, code, 1 + index), labels, pools, glyphs)
+        for index, scene in enumerate(draw_scenes(split, self.config)):
             encoded = io.BytesIO()
-            Image.fromarray(pixels).save(encoded, format="PNG")
-            image_id = f"{split}-{index:04d}"
+            Image.fromarray(scene.pixels).save(encoded, format="PNG")
             yield (
                 index,
                 {
-                    "image_id": image_id,
-                    "image": {"bytes": encoded.getvalue(), "path": f"{image_id}.png"},
-                    "labels": labels,
+                    "image_id": scene.image_id,
+                    "image": {"bytes": encoded.getvalue(), "path": f"{scene.image_id}.png"},
+                    "labels": scene.labels,
                 },
             )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image of LT-Digits.
+
+    Attributes:
+        image_id: Such as `test-0003`.
+        labels: Class ids, ascending.
+        pixels: `(96, 96, 3)` uint8.
+        boxes: fp64 `(len(labels), 4)`, extent of the ink of each label's digit: x0, y0, x1, y1 in pixels, (0, 0) the
+            image's upper left corner.
+    """
+
+    image_id: str
+    labels: list[int]
+    pixels: np.ndarray
+    boxes: np.ndarray
+
+
+def draw_scenes(
+    split: str, config: LTDigitsConfig | None = None, image_ids: Collection[str] | None = None
+) -> Iterator[Scene]:
+    """Draw the scenes of a split; they follow from the options alone.
+
+    Args:
+        split: `train`, `validation` or `test`.
+        config: Options; the default ones by default.
+        image_ids: Draw these only.
+
+    Raises:
+        ValueError: Unknown split.
+    """
+    from sklearn.datasets import load_digits
+
+    if split not in _SPLITS:
+        raise ValueError(f"lt_digits has no split {split!r}; it has {', '.join(_SPLITS)}.")
+    config = LTDigitsConfig() if config is None else config
+    source = load_digits()
+    code = _SPLITS.index(split)
+    pools = _source_pools(source.target, config.seed)[code]
+    glyphs = source.images / 16.0
+    if split == "train":
+        counts = tuple(config.train_counts)
+        images = max(max(counts), round(sum(counts) / _LABELS_PER_IMAGE))
+    else:
+        images = config.validation_images if split == "validation" else config.test_images
+        counts = (round(images * _LABELS_PER_IMAGE / len(LABEL_NAMES)),) * len(LABEL_NAMES)
+    for index, labels in enumerate(_draw_labels(_generator(config.seed, code), counts, images)):
+        image_id = f"{split}-{index:04d}"
+        if image_ids is None or image_id in image_ids:
+            pixels, boxes = _draw_scene(_generator(config.seed, code, 1 + index), labels, pools, glyphs)
+            yield Scene(image_id, labels, pixels, boxes)
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -176,8 +214,8 @@ def _draw_labels(rng: np.random.Generator, counts: Sequence[int], images: int) -
 
 def _draw_scene(
     rng: np.random.Generator, labels: Sequence[int], pools: list[np.ndarray], glyphs: np.ndarray
-) -> np.ndarray:
-    """Return the pixels of a scene, `(96, 96, 3)` uint8."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of a scene, `(96, 96, 3)` uint8, and the boxes of its digits, `(n, 4)`."""
     canvas, ground = _background(rng)
     for _ in range(_below(rng, 3)):
         _paint(canvas, _stroke(rng), _tint(rng, ground), _between(rng, 0.3, 0.8))
@@ -189,6 +227,7 @@ def _draw_scene(
         window, mask = _glyph_mask(rng, fragment, size, left, top)
         _paint(canvas[window], mask, _tint(rng, ground), _between(rng, 0.5, 0.9))
     placed: list[tuple[float, float, float]] = []
+    boxes = []
     for label in labels:
         pool = pools[label]
         glyph = glyphs[pool[_below(rng, len(pool))]]
@@ -197,8 +236,16 @@ def _draw_scene(
         placed.append((left, top, size))
         window, mask = _glyph_mask(rng, glyph, size, left, top)
         _paint(canvas[window], mask, _tint(rng, ground), _between(rng, 0.6, 1.0))
+        boxes.append(_extent(window, mask))
     canvas += (rng.random((CANVAS, CANVAS, 1)) - 0.5) * _between(rng, 8, 32)
-    return np.floor(np.clip(canvas, 0, 255) + 0.5).clip(0, 255).astype(np.uint8)
+    return np.floor(np.clip(canvas, 0, 255) + 0.5).clip(0, 255).astype(np.uint8), np.array(boxes, dtype=np.float64)
+
+
+def _extent(window: tuple[slice, slice], mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the box of the ink in a window: x0, y0, x1, y1."""
+    top, left = window[0].start, window[1].start
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
 
 
 def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -297,4 +344,4 @@ def _free_place(
     return best
 
 
-__all__ = ["CANVAS", "LABEL_NAMES", "TRAIN_COUNTS", "LTDigits", "LTDigitsConfig"]
+__all__ = ["CANVAS", "LABEL_NAMES", "TRAIN_COUNTS", "LTDigits", "LTDigitsConfig", "Scene", "draw_scenes"]
