@@ -22,7 +22,8 @@ from .version import __version__
 AutoConfig.register("cssfe", CSSFEConfig, exist_ok=True)
 AutoModel.register(CSSFEConfig, CSSFEModel, exist_ok=True)
 AutoModelForImageClassification.register(CSSFEConfig, CSSFEForImageClassification, exist_ok=True)
-AutoImageProcessor.register(CSSFEConfig, CSSFEImageProcessor, exist_ok=True)
+# By backend: the second positional argument is the one of Pillow, and each load would say that it falls back to it.
+AutoImageProcessor.register(CSSFEConfig, image_processor_classes={"torchvision": CSSFEImageProcessor}, exist_ok=True)
 # What `save_pretrained` writes carries its own code, for machines without this package.
 CSSFEConfig.register_for_auto_class()
 CSSFEModel.register_for_auto_class("AutoModel")

@@ -222,8 +222,7 @@ def test_the_card_is_on_a_tab_and_loads_nothing(browser, page):
     assert browser.outside(page) == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1280, "light")])
 def test_nothing_reaches_beyond_a_phone_or_a_screen(browser, page, photos, width, theme):
     browser.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

@@ -1,4 +1,6 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Exported:
-    """A saved model, and what `export_onnx` made of it."""
+    """A saved model, its graph, and what `export_onnx` made of it."""
 
     folder: Path
     model: Any
+    traced: Any
     result: Any
 
 
@@ -34,10 +37,34 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(model_folder):
     from modeling_cssfe import CSSFEForImageClassification
-    from modeling_cssfe.export import export_onnx
+    from modeling_cssfe.export import export_onnx, torch_export
+
+    honest, kept = torch_export.trace_model, []
+
+    def trace_model(*arguments):
+        kept.append(honest(*arguments))
+        return kept[0]
 
     model = CSSFEForImageClassification.from_pretrained(model_folder).eval()
-    return Exported(model_folder, model, export_onnx(model_folder))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch_export, "trace_model", trace_model)
+        result = export_onnx(model_folder)
+    return Exported(model_folder, model, kept[0], result)
+
+
+@pytest.fixture(scope="session")
+def same_graph(exported):
+    """A context in which exports of that model take the graphs that are there, whose making takes ten seconds."""
+    from modeling_cssfe.export import onnx, torch_export
+
+    @contextmanager
+    def context():
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch_export, "trace_model", lambda model, image_size: exported.traced)
+            patched.setattr(onnx, "_write_graph", lambda traced, path, opset: shutil.copy(exported.result.path, path))
+            yield
+
+    return context
 
 
 @pytest.fixture(scope="session")

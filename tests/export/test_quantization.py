@@ -1,6 +1,5 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 import json
-import shutil
 
 import numpy as np
 import onnx
@@ -12,7 +11,6 @@ from tiny_runs import tiny_splits, write_parquet
 
 from modeling_cssfe.data import load_images
 from modeling_cssfe.export import export_onnx
-from modeling_cssfe.export import onnx as onnx_export
 from modeling_cssfe.export.classifier import preprocess
 from modeling_cssfe.export.quantization import load_calibration_pixels
 
@@ -25,23 +23,15 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def same_graph(exported):
-    """Let further exports of that model take the graph that is written already: writing one takes ten seconds."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            onnx_export, "_write_graph", lambda traced, path, opset: shutil.copy(exported.result.path, path)
-        )
-        yield
-
-
-@pytest.fixture(scope="module")
 def dynamic(exported, same_graph):
-    return export_onnx(exported.folder, quantize="dynamic")
+    with same_graph():
+        return export_onnx(exported.folder, quantize="dynamic")
 
 
 @pytest.fixture(scope="module")
 def static(exported, data, same_graph):
-    return export_onnx(exported.folder, quantize="static", calibration_data=data, calibration_images=12)
+    with same_graph():
+        return export_onnx(exported.folder, quantize="static", calibration_data=data, calibration_images=12)
 
 
 def initializers(path):

@@ -293,7 +293,7 @@ def test_a_killed_run_continues_to_the_file_of_an_unbroken_one(small_run, photog
     many = tmp_path / "many"
     many.mkdir()
     files = find_images([photographs])
-    for number in range(600):
+    for number in range(240):
         source = files[number % len(files)]
         os.symlink(source, many / f"{number:04d}{Path(source).suffix}")
     killed, whole = tmp_path / "killed.csv", tmp_path / "whole.csv"
@@ -309,12 +309,12 @@ def test_a_killed_run_continues_to_the_file_of_an_unbroken_one(small_run, photog
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     left = len(list(parts_folder(killed).glob("0*.parquet")))
-    assert 3 <= left < 75
+    assert 3 <= left < 30
     assert not killed.exists()
     assert main(["predict", *options, "--output", str(killed), "--resume"]) == 0
     assert main(["predict", *options, "--output", str(whole)]) == 0
     assert killed.read_bytes() == whole.read_bytes()
-    assert len(read(killed)) == 600
+    assert len(read(killed)) == 240
 
 
 MEASURE = """
