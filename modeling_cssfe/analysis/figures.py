@@ -31,16 +31,21 @@ _CURVES = {
 }
 
 
-def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, Any]]]) -> "dict[str, Figure]":
+def draw_study(
+    result: StudyResult,
+    history: Mapping[str, Sequence[Mapping[str, Any]]],
+    final_gradients: Mapping[str, Mapping[str, Summary]] | None = None,
+) -> "dict[str, Figure]":
     """Draw everything that there is to draw.
 
     Args:
         result: Of `compare_networks`.
         history: `balanced` and `long_tailed` -> entries of `training_history`; empty ones are not drawn.
+        final_gradients: `balanced` and `long_tailed` -> figures of `measure_gradients`.
 
     Returns:
         `correlation`, `attenuation`, `drift`, and, with histories, `probabilities`, `gradients` and, of runs that
-        recorded them, `gradient_signs`.
+        recorded them, `gradient_signs`; with final gradients, `final_gradients`.
     """
     drawn = {
         "correlation": _by_group_and_class(
@@ -67,6 +72,8 @@ def draw_study(result: StudyResult, history: Mapping[str, Sequence[Mapping[str, 
         curves = _curves(history, kind, figures)
         if curves is not None:
             drawn[name] = curves
+    if final_gradients:
+        drawn["final_gradients"] = _final_gradients(result, final_gradients)
     return drawn
 
 
@@ -83,14 +90,14 @@ def _groups_of(result: StudyResult) -> list[str]:
     return [group for group in GROUPS if group in result.groups.values()]
 
 
-def _bars(axis: Any, result: StudyResult, figures: Mapping[str, str]) -> None:
+def _bars(axis: Any, result: StudyResult, figures: Mapping[str, Summary]) -> None:
     """Bars by group with their intervals, one colour a figure."""
     groups = _groups_of(result)
     width = 0.8 / len(figures)
-    for number, (title, name) in enumerate(figures.items()):
+    for number, (title, summary) in enumerate(figures.items()):
         style = {"color": _BAR_COLOURS[number], "hatch": _HATCHES[number], "edgecolor": "white", "label": title}
         for place, group in enumerate(groups):
-            entry = result.figures[name].groups[group]
+            entry = summary.groups[group]
             if entry.value is None:
                 continue
             at = place + (number - (len(figures) - 1) / 2) * width
@@ -112,7 +119,7 @@ def _by_group_and_class(
     panels = [{key: name} for key, name in figures.items()] if apart else [figures]
     figure, axes = _new_axes(12 + 2 * (len(panels) - 1), 4.6, len(panels) + 1, [1] * len(panels) + [1.6])
     for axis, own in zip(axes, panels, strict=False):
-        _bars(axis, result, own)
+        _bars(axis, result, {key: result.figures[name] for key, name in own.items()})
         axis.set(ylabel=label)
     figure.suptitle(title)
     first_title, first = next(iter(figures.items()))
@@ -149,9 +156,26 @@ def _drift(result: StudyResult) -> "Figure":
         _bars(
             axis,
             result,
-            {"images with the class": f"{measure}_drift_positive", "images without it": f"{measure}_drift_negative"},
+            {
+                title: result.figures[f"{measure}_drift_{sign}"]
+                for title, sign in (("images with the class", "positive"), ("images without it", "negative"))
+            },
         )
         axis.set(ylabel=f"{measure}: long-tailed minus balanced", title=f"Drift of the {measure}")
+    return figure
+
+
+def _final_gradients(result: StudyResult, gradients: Mapping[str, Mapping[str, Summary]]) -> "Figure":
+    figure, axes = _new_axes(14, 4.2, 3)
+    panels = {
+        "positives": "mean gradient, images with the class",
+        "negatives": "mean gradient, images without it",
+        "push_down": "share that pushes down",
+    }
+    for axis, (name, label) in zip(axes, panels.items(), strict=True):
+        _bars(axis, result, {_MODEL_TITLES[model]: own[name] for model, own in gradients.items()})
+        axis.set(ylabel=label)
+    figure.suptitle("Gradients on the logits of the training images, at the final weights")
     return figure
 
 

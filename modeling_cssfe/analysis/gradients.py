@@ -17,7 +17,9 @@ import torch
 from accelerate.utils import gather_object
 
 from ..configuration_cssfe import GROUPS
+from ..evaluation.bootstrap import DEFAULT_RESAMPLES
 from ..training.loop import Observer, Run
+from .streamed_means import StreamedMeans, Summary
 
 
 # Rows of the sums: gradients on positives, their number, the same for negatives, sizes of the gradients that push up.
@@ -192,27 +194,48 @@ def measure_gradients(
     model: Any,
     loader: Iterable[Mapping[str, torch.Tensor]],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    meter: GradientMeter | None = None,
-) -> dict[str, Any]:
-    """Gradients of a loss on a model's logits over data; see `GradientMeter.compute`.
+    groups: Sequence[str] | None = None,
+    *,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Summary]:
+    """Gradients of a loss on a model's logits over data, at fixed weights, with intervals over images.
 
     Args:
         model: A CSSFE model, on its device.
         loader: Yields `pixel_values` and `labels`, in the model's order of classes.
         loss: By default the model's own.
-        meter: Of other groups than the model's own.
+        groups: Group of each class, by default the model's own.
+        resamples: Of the intervals.
+        seed: Of the resamples.
+        confidence: Share of resamples within an interval.
+
+    Returns:
+        The figures of `GradientMeter.compute`; a group's `push_down` is of the mean sizes of its classes.
     """
     loss = model.loss_function if loss is None else loss
     device = next(model.parameters()).device
-    if meter is None:
-        meter = GradientMeter(model.config.label_names, model.config.groups, device)
+    names = list(model.config.label_names)
+    means = StreamedMeans(names, groups or model.config.groups, resamples, seed, confidence)
     model.eval()
     for batch in loader:
         labels = batch["labels"].to(device)
         with torch.no_grad():
             logits = model(pixel_values=batch["pixel_values"].to(device)).logits.float()
-        meter.update(logit_gradients(logits, labels, loss), labels)
-    return meter.compute()
+        found = logit_gradients(logits, labels, loss).cpu().double().numpy()
+        positive, negative = ((labels > 0).cpu().numpy(), (labels == 0).cpu().numpy())
+        known = positive | negative
+        parts = {"positives": positive, "negatives": negative, "net": known}
+        values = {name: np.where(where, found, np.nan) for name, where in parts.items()}
+        values["up"] = np.where(known, np.clip(-found, 0, None), np.nan)
+        values["size"] = np.where(known, np.abs(found), np.nan)
+        means.add(values)
+    every = np.ones(len(names), dtype=bool)
+    return {
+        **{name: means.summarize(name) for name in ("positives", "negatives", "net")},
+        "push_down": means.summarize_loss("up", "size", every),
+    }
 
 
 def gradients_from_probabilities(probabilities: dict[str, dict[str, float | None]]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def train_pair(
         max_ratio=max_ratio,
         seed=recipe.seed,
     )
-    report = {
+    report: dict[str, Any] = {
         "data": recipe.data,
         "drawn_from": recipe.validation_split,
         "target": draw.target,

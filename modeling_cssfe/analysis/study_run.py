@@ -5,13 +5,15 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..data import EvaluationTransform, build_data_loader, label_names_of
-from .gradients import GradientMeter, gradients_from_probabilities, group_means, measure_gradients
+from .gradients import gradients_from_probabilities, group_means, measure_gradients
+from .streamed_means import Summary
 from .study import MODELS, StudyResult, compare_networks
 
 
@@ -40,7 +42,7 @@ def run_study(
     formats: Sequence[str] = ("png", "svg"),
     progress: bool = False,
 ) -> StudyResult:
-    """Compare two trained networks, and write `study.json`, `study.csv`, `training.csv` and the figures into a folder.
+    """Compare two trained networks, and write numbers (`study.json` and `.csv` files) and figures into a folder.
 
     Args:
         balanced: Folder or Hub repository of the model trained on balanced data.
@@ -111,19 +113,29 @@ def run_study(
         **result.to_dict(),
         "training": history,
     }
+    final = {}
     if gradients:
-        content["final_gradients"] = {
-            name: final_gradients(path, *loaded[name], groups=result.groups, batch_size=batch_size)
+        final = {
+            name: final_gradients(
+                path, *loaded[name], groups, batch_size, resamples=resamples, seed=seed, confidence=confidence
+            )
             for name, path in paths.items()
+        }
+        content["final_gradients"] = {
+            name: {
+                "loss": models[name].config.loss,
+                "figures": {figure: summary.to_dict() for figure, summary in figures.items()},
+            }
+            for name, figures in final.items()
         }
     text = json.dumps(content, indent=2) + "\n"
     write_whole(target / "study.json", lambda path: path.write_text(text, encoding="utf-8"))
     write_csv(target / "study.csv", result.rows())
-    rows = _history_rows(history)
-    if rows:
-        write_csv(target / "training.csv", rows)
+    for name, rows in (("training.csv", _history_rows(history)), ("gradients.csv", _gradient_rows(final))):
+        if rows:
+            write_csv(target / name, rows)
     with figure_style():
-        for name, figure in draw_study(result, history).items():
+        for name, figure in draw_study(result, history, final).items():
             for ending in formats:
                 save_figure(figure, target / f"{name}.{ending}", dpi=150)
     return result
@@ -218,8 +230,13 @@ def training_history(run: str | os.PathLike, groups: Sequence[str] | None = None
 
 
 def final_gradients(
-    run: str | os.PathLike, model: Any, processor: Any, *, groups: dict[str, str] | None = None, batch_size: int = 32
-) -> dict[str, Any]:
+    run: str | os.PathLike,
+    model: Any,
+    processor: Any,
+    groups: Sequence[str] | None = None,
+    batch_size: int = 32,
+    **intervals: Any,
+) -> dict[str, Summary]:
     """Gradients of a run's own loss on its training split (without augmentation), at its final weights.
 
     Args:
@@ -228,6 +245,7 @@ def final_gradients(
         processor: Its image processor.
         groups: Group of each class, in place of the model's own, so that two runs are averaged alike.
         batch_size: Images a step.
+        intervals: `resamples`, `seed` and `confidence` of `measure_gradients`.
 
     Raises:
         ValueError: There is no `results.json`, or its data are gone.
@@ -245,11 +263,17 @@ def final_gradients(
     dataset = load_images(recipe["data"], **recipe.get("data_kwargs", {}))[recipe["train_split"]]
     names = list(model.config.label_names)
     batches = aligned_batches(dataset, [processor, processor], names, batch_size)
-    meter = None
-    if groups is not None:
-        device = next(model.parameters()).device
-        meter = GradientMeter(names, [groups[name] for name in names], device)
-    return {"loss": model.config.loss, **measure_gradients(model, batches, meter=meter)}
+    return measure_gradients(model, batches, groups=groups, **intervals)
+
+
+def _gradient_rows(final: dict[str, dict[str, Summary]]) -> list[dict[str, Any]]:
+    return [
+        {"model": model, "figure": figure, "level": level, "name": name, **asdict(entry)}
+        for model, figures in final.items()
+        for figure, summary in figures.items()
+        for level, entries in (("group", summary.groups), ("class", summary.per_class))
+        for name, entry in entries.items()
+    ]
 
 
 def _history_rows(history: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from planted import planted_model, random_batch
 from tiny_runs import tiny_overrides
 
 from modeling_cssfe.analysis.gradients import (
@@ -11,6 +12,7 @@ from modeling_cssfe.analysis.gradients import (
     GradientObserver,
     gradients_from_probabilities,
     logit_gradients,
+    measure_gradients,
 )
 from modeling_cssfe.analysis.study_run import training_history
 from modeling_cssfe.losses import build_loss
@@ -65,6 +67,36 @@ def test_the_meter_averages_by_class_and_group_whatever_the_batches():
         assert figures == pytest.approx(found["per_class"][name])
     meters[0].reset()
     assert meters[0].compute()["per_class"]["a"]["net"] is None
+
+
+def test_gradients_of_a_model_over_data_have_intervals_whatever_the_batches():
+    model = planted_model()[0]
+    batch = random_batch(torch.Generator().manual_seed(0), 9)
+    batch["labels"][0, 1] = -1
+    singles = [{key: value[row : row + 1] for key, value in batch.items()} for row in range(9)]
+    loss = torch.nn.BCEWithLogitsLoss(reduction="sum")
+
+    def known(logits, labels):
+        return loss(logits[labels >= 0], labels[labels >= 0])
+
+    found = [measure_gradients(model, data, known, resamples=30) for data in ([batch], singles)]
+    with torch.no_grad():
+        gradients = (model(batch["pixel_values"]).logits.double().sigmoid() - batch["labels"]).numpy()
+    labels = batch["labels"].numpy()
+    for column, name in enumerate(model.config.label_names):
+        own, present = gradients[:, column], labels[:, column]
+        expected = {
+            "positives": own[present == 1].mean(),
+            "negatives": own[present == 0].mean(),
+            "net": own[present >= 0].mean(),
+            "push_down": own[present == 0].sum() / np.abs(own[present >= 0]).sum(),
+        }
+        for figure, value in expected.items():
+            for summaries in found:
+                interval = summaries[figure].per_class[name]
+                assert interval.value == pytest.approx(value, abs=1e-6)
+                assert interval.low <= interval.value <= interval.high
+            assert found[0][figure].per_class[name].low == pytest.approx(found[1][figure].per_class[name].low, abs=1e-6)
 
 
 # Takes some ten seconds, as a network is trained for two epochs.

@@ -103,17 +103,21 @@ def test_the_study_writes_figures_and_numbers(pair, tmp_path, capsys):
     assert main(["analyze", "study", *arguments, *data, "--gradients"]) == 0
     assert "spearman_noise" in capsys.readouterr().out
     names = {file.name for file in (tmp_path / "study").iterdir()}
-    drawn = {"correlation", "attenuation", "drift", "probabilities", "gradients"}
+    drawn = {"correlation", "attenuation", "drift", "probabilities", "gradients", "final_gradients"}
     names -= {"gradient_signs.png", "gradient_signs.svg"}  # only of runs that recorded their gradients
-    assert names == {"study.json", "study.csv", "training.csv"} | {f"{n}.{e}" for n in drawn for e in ("png", "svg")}
+    assert names == {"study.json", "study.csv", "training.csv", "gradients.csv"} | {
+        f"{n}.{e}" for n in drawn for e in ("png", "svg")
+    }
     assert Image.open(tmp_path / "study" / "correlation.png").format == "PNG"
     content = json.loads((tmp_path / "study" / "study.json").read_text())
     assert content["split"] == "test"
     assert content["class_groups"] == {"blue": "tail", "green": "medium", "red": "head"}
     assert [entry["epoch"] for entry in content["training"]["long_tailed"]] == [1, 2]
-    gradients = content["final_gradients"]["balanced"]["groups"]
-    assert set(gradients) == {"head", "medium", "tail"}  # those of the long-tailed run, for both
-    assert all(-1 <= figures["positives"] <= 0 <= figures["negatives"] <= 1 for figures in gradients.values())
+    for name in ("balanced", "long_tailed"):
+        gradients = {figure: own["groups"] for figure, own in content["final_gradients"][name]["figures"].items()}
+        for group in ("head", "medium", "tail"):  # those of the long-tailed run, for both
+            assert -1 <= gradients["positives"][group]["value"] <= 0 <= gradients["negatives"][group]["value"] <= 1
+            assert gradients["push_down"][group]["low"] <= gradients["push_down"][group]["value"]
     rows = list(csv.DictReader((tmp_path / "study" / "study.csv").read_text().splitlines()))
     value = next(row for row in rows if (row["figure"], row["name"]) == ("spearman", "tail"))["value"]
     assert float(value) == content["figures"]["spearman"]["groups"]["tail"]["value"]

@@ -123,8 +123,9 @@ def test_grad_cam_and_layer_cam_equal_the_library(ablation, layer):
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("kind", ["grad_cam", "layer_cam"])
 @pytest.mark.parametrize("backbone", ["tokens", "channels_last"])
-def test_grad_cam_in_the_middle_of_tokens_and_channels_last_equals_the_library(backbone):
+def test_maps_in_the_middle_of_tokens_and_channels_last_equal_the_library(backbone, kind):
     size = (64, 64) if backbone == "channels_last" else (64, 96)
     model = build("net3", backbone, size)
     pixels = images(2, size)
@@ -137,8 +138,8 @@ def test_grad_cam_in_the_middle_of_tokens_and_channels_last_equals_the_library(b
             tensor = tensor[:, prefix:].reshape(len(tensor), rows, columns, -1)
         return tensor.permute(0, 3, 1, 2)
 
-    expected = library_maps("grad_cam", Logits(model), module, pixels, [1, 3], reshape)
-    found = compute_maps(model, pixels, "grad_cam", [1, 3], LAYERS[backbone])
+    expected = library_maps(kind, Logits(model), module, pixels, [1, 3], reshape)
+    found = compute_maps(model, pixels, kind, [1, 3], LAYERS[backbone])
     assert expected.abs().max() > 1e-8
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
