@@ -119,11 +119,16 @@ class PhotoAlbum:
         """Data URI of the photograph in grey with the model's map of `label` over it."""
         if self.model is None or self.photo(image_id)[0] is None:
             return None
+        import torch
+
         from ..explain.maps import compute_label_maps
+        from ..explain.overlays import overlay, resize_maps
 
         image = self._open(image_id)
         maps = compute_label_maps(self.model, self.processor, image, [label])[0]
-        return _data_uri(_overlay(_shrink(image), maps.before if maps.after is None else maps.after))
+        values = torch.from_numpy(maps.before if maps.after is None else maps.after)
+        photo = _shrink(image)
+        return _data_uri(overlay(photo, resize_maps(values[None], (photo.height, photo.width))[0]))
 
     def _open(self, image_id: str) -> "Image.Image":
         from ..data.decoding import decode_image
@@ -208,19 +213,6 @@ def _shrink(image: "Image.Image") -> "Image.Image":
     small = image.copy()
     small.thumbnail((_SIDE, _SIDE))
     return small
-
-
-def _overlay(photo: "Image.Image", values: np.ndarray) -> "Image.Image":
-    """Red above 0 and blue below over the photograph in grey, the fainter the nearer to 0, as `draw_label_maps`."""
-    from matplotlib import colormaps
-    from PIL import Image
-
-    small = np.asarray(Image.fromarray(values.astype(np.float32)).resize(photo.size, Image.Resampling.BILINEAR))
-    strength = small / max(float(np.abs(small).max()), 1e-6)
-    colour = colormaps["RdBu_r"]((strength + 1) / 2)[..., :3]
-    grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None] / 255
-    cover = 0.75 * np.abs(strength)[..., None]
-    return Image.fromarray((255 * (cover * colour + (1 - cover) * grey)).round().astype(np.uint8))
 
 
 def _data_uri(image: "Image.Image") -> str:
