@@ -1,15 +1,29 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
-"""Model cards, rendered from a run's results and configuration."""
+"""Model cards, rendered from what is known about a model; what is not known is said to be unknown."""
 
-import dataclasses
+import re
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_cssfe import GROUPS, CSSFEConfig
+from .card_facts import seal
+from .card_sections import (
+    JudgedRow,
+    describe_data,
+    describe_figures,
+    describe_limits,
+    describe_maps,
+    describe_thresholds,
+    describe_training,
+    glance_table,
+    judged_rows,
+    name_of_data,
+)
+from .card_snippet import build_snippet
 
 
 METHODS = {
@@ -18,6 +32,10 @@ METHODS = {
     "net2": "Net-2: CSSFE without the distribution-aware mask.",
     "net3": "CSSFE: class activation maps enhanced along the label distribution, fused with label embeddings.",
 }
+_NO_LICENSE = (
+    "None was chosen, so others have no right to use the model yet. `cssfe card --license apache-2.0`, or another of "
+    "the Hub's identifiers, states one; the licences of the data and of the backbone's weights may bind the model, too."
+)
 
 
 def find_template() -> Path:
@@ -29,111 +47,119 @@ def find_template() -> Path:
     raise FileNotFoundError("the model card template is missing; install the package again.")
 
 
-def render_model_card(results: dict[str, Any], config: CSSFEConfig, model_id: str = ".") -> str:
-    """Render the card of a trained model.
+def render_model_card(
+    results: Mapping[str, Any] | None,
+    config: CSSFEConfig,
+    model_id: str = ".",
+    *,
+    thresholds: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
+    emissions: Mapping[str, Any] | None = None,
+) -> str:
+    """Render the card of a model.
 
     Args:
-        results: What `results.json` holds.
+        results: What `results.json` holds; None for a model without, whose card says so.
         config: The model's configuration.
-        model_id: Repository or folder name for the snippet.
+        model_id: Repository name for the snippet; `"."` for the model's own folder.
+        thresholds: What `thresholds.json` holds.
+        record: What `card.json` holds: figures with intervals, pictures, what the snippet printed, licence.
+        emissions: `kg` of CO2, `kwh` and `country`.
 
     Returns:
         Markdown with the Hub's metadata on top, among it the results that the Hub shows.
     """
-    recipe = results["recipe"]
-    judged = {results["chosen_on"]: results["validation"]}
-    if results["test"] is not None:
-        judged[recipe["test_split"]] = results["test"]
-    last_name, last = list(judged.items())[-1]
-    groups = {group: [name for name, own in zip(config.label_names, config.groups, strict=True) if own == group]
-              for group in GROUPS}  # fmt: skip
-    environment = results["environment"]
-    title = f"CSSFE {recipe['ablation']} with {recipe['backbone']} on {_data_name(recipe['data'])}"
-    data = ModelCardData(
+    record = record or {}
+    recipe = (results or {}).get("recipe", {})
+    data = name_of_data(recipe["data"]) if "data" in recipe else None
+    title = f"CSSFE {config.ablation} with {config.backbone}" + (f" on {data}" if data else "")
+    rows = judged_rows(results, record, config)
+    pictures = {name: picture["file"] for name, picture in record.get("pictures", {}).items()}
+    license = record.get("license")
+    metadata = {
+        "base_model": _base_model(recipe),
+        "datasets": [data] if data and re.fullmatch(r"[\w.-]+/[\w.-]+", data) else None,
+        "license": license,
+        "co2_eq_emissions": emissions and _emissions_for_the_hub(emissions),
+    }
+    card_data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["cssfe", "multi-label", "long-tailed", "timm"],
         model_name=title,
-        eval_results=_eval_results(last, last_name, recipe),
+        eval_results=_eval_results(rows) or None,
+        **{name: value for name, value in metadata.items() if value},  # type: ignore[arg-type]
     )
+    snippet = record.get("snippet") or {}
+    shown = {
+        **describe_data(results, config, data),
+        **describe_figures(rows, results, config),
+        **describe_thresholds(config, thresholds),
+        **describe_training(results, config, emissions),
+        "maps": describe_maps(record, config),
+        "limits": describe_limits(rows, config, thresholds),
+    }
     with warnings.catch_warnings():
         # The snippet may name a folder rather than a repository.
         warnings.simplefilter("ignore")
         card = ModelCard.from_template(
-            data,
+            card_data,
             template_path=str(find_template()),
             title=title,
             num_labels=config.num_labels,
-            groups=groups,
-            method=METHODS[recipe["ablation"]],
-            chosen_on=results["chosen_on"],
-            test=results["test"] is not None,
-            test_name=recipe["test_split"],
-            rows=[
-                [name, *(_percent(result[f"map_{part}"]) for part in ("total", *GROUPS))]
-                for name, result in judged.items()
-            ],
-            seed=results["seed"],
-            absent=last["absent_classes"],
-            classes=[
-                [_cell(row["name"]), row["group"], row["class_count"], _percent(row["average_precision"])]
-                for row in sorted(last["class_table"], key=lambda row: -row["class_count"])
-            ],
-            model_id=model_id,
-            tail_max=config.tail_max,
-            num_training_images=results["num_training_images"],
-            epochs=recipe["epochs"],
-            wall_time=_duration(results["wall_time_seconds"]),
-            hardware=environment["accelerator"] or f"{environment['cores']} CPU cores",
-            settings=_non_default_settings(recipe),
+            method=METHODS[config.ablation],
+            glance=glance_table(results, config, data),
+            snippet=build_snippet(config, model_id),
+            # What another snippet printed says nothing about this one.
+            snippet_output=snippet.get("output") if snippet.get("code") == build_snippet(config) else None,
+            average_precision_picture=pictures.get("average_precision"),
+            maps_picture=pictures.get("maps"),
+            example_picture=pictures.get("example"),
+            license_text=f"`{license}`" if license else _NO_LICENSE,
+            **shown,
         )
-    return str(card)
+    return seal(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
 
 
-def _non_default_settings(recipe: dict[str, Any]) -> str:
-    from ..training.recipe import Recipe
+def _base_model(recipe: Mapping[str, Any]) -> str | None:
+    if recipe.get("backbone_weights") is not True:
+        return None
+    import timm
 
-    defaults = dataclasses.asdict(Recipe())
-    changed = {key: value for key, value in recipe.items() if value != defaults[key]}
-    for key in ("data", "backbone_weights", "label_embeddings"):
-        # A local path says something about somebody's disk and nothing about the model.
-        if isinstance(changed.get(key), str):
-            changed[key] = _data_name(changed[key])
-    return yaml.safe_dump(changed, sort_keys=False).strip() if changed else "# none"
+    source = timm.get_pretrained_cfg(recipe["backbone"])
+    return getattr(source, "hf_hub_id", None)
 
 
-def _eval_results(result: dict[str, Any], split: str, recipe: dict[str, Any]) -> list[EvalResult]:
-    name = _data_name(recipe["data"])
+def _emissions_for_the_hub(emissions: Mapping[str, Any]) -> dict[str, Any]:
+    found = {"emissions": round(1000 * emissions["kg"], 3), "source": "CodeCarbon"}  # the Hub's unit is grams
+    return found | ({"geographical_location": emissions["country"]} if emissions["country"] else {})
+
+
+def _eval_results(rows: Sequence[JudgedRow]) -> list[EvalResult]:
+    # Figures of the images that chose the epoch are optimistic; they stand in only where there are no others.
+    rows = [row for row in rows if not row.chose_epoch] or rows
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=name,
-            dataset_name=name,
-            dataset_split=split,
+            dataset_type=row.data,
+            dataset_name=row.data,
+            dataset_split=row.split,
             metric_type="mAP",
             metric_name=f"mAP {part}",
-            metric_value=round(result[f"map_{part}"], 4),
+            metric_value=round(row.figures[f"map_{part}"], 4),
+            metric_args=_interval_for_the_hub(row, f"map_{part}"),
         )
+        for row in rows
         for part in ("total", *GROUPS)
-        if result[f"map_{part}"] is not None
+        if row.figures.get(f"map_{part}") is not None
     ]
 
 
-def _data_name(data: str) -> str:
-    return Path(data).name or data
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+def _interval_for_the_hub(row: JudgedRow, figure: str) -> dict[str, Any] | None:
+    if figure not in row.intervals:
+        return None
+    low, high = row.intervals[figure]
+    return {"confidence": row.confidence, "low": round(low, 4), "high": round(high, 4)}
 
 
 __all__ = ["find_template", "render_model_card"]

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 # Files of an earlier push that would be read in place of new ones, or beside them, and are removed if not sent again.
 REPLACED = (
     "model*.safetensors", "model.safetensors.index.json", "*_cssfe.py", "thresholds.json", "results.json",
-    "modeling_cssfe/*",
+    "card.json", "figures/average_precision.png", "figures/maps.jpg", "figures/example.jpg", "modeling_cssfe/*",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 CHILD = Path(__file__).parent / "files" / "round_trip_child.py"
 # Credentials and settings of the Hub and of Python stay here: the child needs none of them.
-_KEPT_FROM_THE_CHILD = ("PYTHON", "HF_", "HUGGING", "TRANSFORMERS_")
+KEPT_FROM_THE_CHILD = ("PYTHON", "HF_", "HUGGING", "TRANSFORMERS_")
 
 
 class RoundTripError(RuntimeError):
@@ -53,7 +53,7 @@ def check_round_trip(
 
 
 def _run_child(work: Path, timeout: float) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(_KEPT_FROM_THE_CHILD)}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(KEPT_FROM_THE_CHILD)}
     environment |= {"HF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     try:
         done = subprocess.run(

@@ -9,13 +9,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import ModelCard, ModelCardData
+from typing import TYPE_CHECKING, Any
 
 
+if TYPE_CHECKING:
+    from .card_facts import CardFacts
+
+CARD_RECORD = "card.json"
 MAX_SHARD_SIZE = "5GB"  # the Hub takes files of up to 50 GB; smaller ones load and resume better
 _PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".webp")
+_SNIPPET = re.compile(r'(pipeline\("image-classification", model=)"[^"\n]*"')
 _LINKS = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*\ssrc=["']([^"']+)""")
 _TEXT = (".json", ".md", ".txt", ".py", ".svg", ".yaml")
 _ABSOLUTE = re.compile(r"^(?:[/~\\]|[A-Za-z]:[/\\]|\.{1,2}[/\\]|file:)")
@@ -44,9 +47,12 @@ def stage_model(
     """Save the model of a run, and what belongs to it, into an empty folder.
 
     Taken along are the weights (safetensors, in shards if large), the configuration with thresholds and the label
-    embeddings' provenance, the code, the image processor, `results.json`, `thresholds.json`, and the card with the
-    pictures that it shows. Everything else stays where it is: it may be large, or nobody else's business. Paths in
-    the JSON files become names.
+    embeddings' provenance, the code, the image processor, `results.json`, `thresholds.json`, `card.json`, and the card
+    with the pictures that it shows. Everything else stays where it is: it may be large, or nobody else's business.
+    Paths in the JSON files become names.
+
+    The card is rendered from what the folder knows now. One that was edited by hand is kept, and its snippet gets the
+    repository's name.
 
     Args:
         run: A folder that `cssfe train` or `save_pretrained` wrote.
@@ -61,6 +67,7 @@ def stage_model(
         ValueError: There is no CSSFE model in `run`, or a text that would be sent names a folder of this machine.
     """
     from ..training.evaluation import load_trained_model
+    from .card_facts import read_card_facts
 
     source, target = Path(run), Path(folder)
     if not source.is_dir():
@@ -69,12 +76,15 @@ def stage_model(
     target.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(target, max_shard_size=max_shard_size)
     processor.save_pretrained(target)
-    for name in ("config.json", "results.json", "thresholds.json"):
+    facts = read_card_facts(source)
+    for name in ("config.json", "results.json", "thresholds.json", CARD_RECORD):
+        if name == CARD_RECORD and facts.outdated:
+            continue  # it is about other weights
         origin = target / name if name == "config.json" else source / name
         if origin.is_file():
             content = without_paths(json.loads(origin.read_text(encoding="utf-8")), model.config.label_names)
             (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (target / "README.md").write_text(_card(source, target, model.config, repo_id), encoding="utf-8")
+    (target / "README.md").write_text(_card(source, facts, repo_id), encoding="utf-8")
     for picture in linked_pictures(target / "README.md", source):
         (target / picture).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / picture, target / picture)
@@ -114,36 +124,15 @@ def _exists_below(text: str) -> bool:
     return "/" in text and len(text) < 4096 and "://" not in text and os.path.exists(text)
 
 
-def _card(source: Path, target: Path, config: Any, repo_id: str) -> str:
+def _card(source: Path, facts: "CardFacts", repo_id: str) -> str:
+    from .card_facts import is_sealed
+    from .card_writing import render_facts
+
     old = source / "README.md"
-    if (target / "results.json").is_file():
-        from .model_card import render_model_card
-
-        # The pictures of a card were drawn from data that is not here; the card with them is kept, under its new name.
-        if not (old.is_file() and linked_pictures(old, source)):
-            return render_model_card(json.loads((target / "results.json").read_text("utf-8")), config, repo_id)
-        named = re.compile(r'(model=|from_pretrained\()"[^"\n]*"')
-        return named.sub(lambda match: f'{match[1]}"{repo_id}"', old.read_text(encoding="utf-8"))
-    if old.is_file():
-        return old.read_text(encoding="utf-8")
-    data = ModelCardData(
-        library_name="transformers", pipeline_tag="image-classification", tags=["cssfe", "multi-label", "long-tailed"]
-    )
-    text = f"""---
-{data.to_yaml()}
----
-
-# {repo_id}
-
-A CSSFE model of {config.num_labels} labels. No results were recorded with it.
-
-```python
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="{repo_id}", trust_remote_code=True)
-```
-"""
-    return str(ModelCard(text))
+    text = old.read_text(encoding="utf-8") if old.is_file() else None
+    if text is None or is_sealed(text):
+        return render_facts(facts, repo_id)
+    return _SNIPPET.sub(lambda match: f'{match[1]}"{repo_id}"', text)
 
 
 def _refuse_local_paths(folder: Path, source: Path) -> None:
@@ -161,4 +150,4 @@ def _refuse_local_paths(folder: Path, source: Path) -> None:
                 )
 
 
-__all__ = ["MAX_SHARD_SIZE", "StagedModel", "linked_pictures", "stage_model", "without_paths"]
+__all__ = ["CARD_RECORD", "MAX_SHARD_SIZE", "StagedModel", "linked_pictures", "stage_model", "without_paths"]

@@ -68,7 +68,9 @@ def test_what_belongs_to_the_model_is_sent_in_one_private_commit_and_nothing_els
         assert torch.equal(load(files["model.safetensors"])[name], tensor)
     assert f"{hub.endpoint}/{NAME}" in shown
     assert "private" in shown
-    assert "not sent: checkpoints/, log.jsonl, notes.txt" in shown
+    others = sorted(f"{path.name}/" if path.is_dir() else path.name for path in run.iterdir() if path.name not in SENT)
+    assert {"checkpoints/", "log.jsonl", "notes.txt"} <= set(others)
+    assert f"not sent: {', '.join(others)}\n" in shown
     assert TOKEN not in shown
 
 
