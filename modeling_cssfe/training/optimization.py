@@ -8,6 +8,9 @@ from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_
 from .recipe import Recipe
 
 
+_ROUNDING = 1e-6
+
+
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Split trainable parameters by learning rate (backbone, head) and weight decay (matrices; biases and norms).
 
@@ -57,11 +60,14 @@ def build_schedule(
     """
     warmup = round(recipe.warmup_fraction * num_updates)
     if recipe.schedule == "one_cycle":
+        total, fraction = max(num_updates, 2), recipe.warmup_fraction
+        if abs(fraction * total - 1) < _ROUNDING:
+            fraction = (1 + _ROUNDING) / total  # torch divides by 0 where the warm-up is one update long
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=max(num_updates, 2),
-            pct_start=recipe.warmup_fraction,
+            total_steps=total,
+            pct_start=fraction,
         )
     if recipe.schedule == "cosine":
         return get_cosine_schedule_with_warmup(optimizer, warmup, num_updates)

@@ -51,7 +51,7 @@ def test_every_optimizer_follows_its_gradient(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("updates", [1, 2, 7, 100])
+@pytest.mark.parametrize("updates", [1, 2, 7, 10, 100])  # a tenth is warm-up: of 10 that is one update
 def test_every_schedule_lasts_the_run_and_never_exceeds_the_peak(name, updates):
     recipe = load_recipe(None, [f"schedule={name}", "learning_rate=0.1", "backbone_learning_rate=0.01"])
     optimizer = build_optimizer(_Model(), recipe)
