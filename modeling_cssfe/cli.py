@@ -2,7 +2,8 @@
 """Command line: `cssfe VERB`.
 
 Each verb declares its arguments in `commands/` and calls the package. Exit code 0: done. 1: failed. 2: something
-about the arguments or the data is wrong; one line says what and how to mend it.
+about the arguments or the data is wrong; one line says what and how to mend it. 128 + n: signal n ended a
+run, which is saved.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb and return its exit code (0, 1 or 2)."""
+    """Run a verb and return its exit code (0, 1, 2, or 128 + the number of a signal)."""
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)
@@ -122,10 +123,14 @@ def _run(verb: str, options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        own_code = getattr(error, "exit_code", None)
+        if own_code is not None:  # a run that a signal has ended, as it should
+            print(f"cssfe {verb}: {message}", file=sys.stderr)
+            return own_code
         if options.debug:
             raise
         wrong_input = ValueError | TypeError | FileNotFoundError | NotADirectoryError | StrictDataclassError
-        message = " ".join(str(error).split()) or type(error).__name__
         print(f"cssfe {verb}: error: {message}", file=sys.stderr)
         return 2 if isinstance(error, wrong_input) else 1
 

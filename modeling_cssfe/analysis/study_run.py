@@ -143,9 +143,9 @@ def run_study(
 
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
-    from accelerate import PartialState
+    from ..training.environment import process_state
 
-    return PartialState().device
+    return process_state().device
 
 
 def aligned_batches(

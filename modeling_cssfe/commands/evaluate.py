@@ -120,19 +120,18 @@ def _tabulate_runs(folders: list[str], options: argparse.Namespace) -> None:
 
 def _judge(subjects: list[str], models: list[str], options: argparse.Namespace) -> None:
     """Models and files by their scores."""
-    from accelerate import PartialState
-
     from ..evaluation.bootstrap import bootstrap
     from ..evaluation.comparison import compare
     from ..evaluation.figure_tables import describe_comparisons, results_table
     from ..evaluation.run_tables import regroup, seeds_table
     from ..evaluation.score_files import write_scores
     from ..evaluation.splits import load_split
+    from ..training.environment import process_state
     from ..training.report import class_table, show
 
     judged = load_split(options.data, options.split) if options.data else None
     tables = {subject: _scores_of(subject, judged, options) for subject in subjects}
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return
     if options.save_scores:
         write_scores(tables[models[0]], options.save_scores)

@@ -82,15 +82,11 @@ def _train(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _ending() -> Iterator[None]:
-    """Give a signal its exit code, and end the group of processes."""
+    """End the group of processes, however the training ends."""
     from ..training.environment import process_state
-    from ..training.interruption import TrainingInterruptedError
 
     try:
         yield
-    except TrainingInterruptedError as interrupted:
-        print(f"cssfe train: {interrupted}", file=sys.stderr)
-        raise SystemExit(interrupted.exit_code) from interrupted  # 143 after SIGTERM, 130 after SIGINT
     finally:
         process_state().destroy_process_group()
 
