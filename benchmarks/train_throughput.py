@@ -26,10 +26,11 @@ from modeling_cssfe.image_processing_cssfe import CSSFEImageProcessor
 from modeling_cssfe.training import load_recipe, train
 from modeling_cssfe.training.engine import build_run_accelerator
 from modeling_cssfe.training.environment import describe_environment
-from modeling_cssfe.training.loop import Run, train_epoch
+from modeling_cssfe.training.loop import train_epoch
 from modeling_cssfe.training.monitor import RunMonitor
 from modeling_cssfe.training.optimization import build_optimizer
 from modeling_cssfe.training.preparation import build_run_loaders, build_run_model, load_run_data
+from modeling_cssfe.training.run import Run
 from modeling_cssfe.training.run_folder import RunFolder
 
 

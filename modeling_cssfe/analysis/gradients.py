@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 
 from ..configuration_cssfe import GROUPS
 from ..evaluation.bootstrap import DEFAULT_RESAMPLES
-from ..training.loop import Observer, Run
+from ..training.run import Observer, Run
 from .streamed_means import StreamedMeans, Summary
 
 
@@ -146,7 +146,8 @@ class GradientObserver(Observer):
     """Records the gradients on the logits while a run trains, for any loss.
 
     `log.jsonl` gets them under `gradients`, by the run's groups, and under `class_gradients`, a list in the order of
-    the model's classes, from which two runs can be averaged over the same groups.
+    the model's classes, from which two runs can be averaged over the same groups. A recipe asks for it
+    by `record_gradients: true`.
 
     The gradients are computed from the logits and labels of each step, apart from training's own backward pass, so
     neither mixed precision nor gradient accumulation scales them. It costs a second evaluation of the loss, without the

@@ -34,6 +34,7 @@ FORMAT = 1
 PHASES = ("step", "trained", "done")
 MANIFEST, STATE = "manifest.json", "state.json"
 _NAME = re.compile(r"update-(\d{8,})-(step|trained|done)")
+_NO_PLACE = (-1, -1)
 
 
 class DamagedCheckpointError(ValueError):
@@ -110,8 +111,7 @@ class CheckpointStore:
         """Return the checkpoints' folders, oldest first, damaged ones included."""
         if not self.folder.is_dir():
             return []
-        found = [(match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-        return [path for _, path in sorted(found, key=lambda item: _order(item[0]))]
+        return sorted((path for path in self.folder.iterdir() if _place(path) != _NO_PLACE), key=_place)
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """Return the newest intact checkpoint (`None` if there is none) and a line for each damaged one after it."""
@@ -126,10 +126,14 @@ class CheckpointStore:
         return None, problems
 
     def forget_after(self, path: Path) -> None:
-        """Remove the checkpoints after this one, which is where the run goes on, and what a killed run left over."""
-        names = [other.name for other in self.folders()]
-        for other in self.folders()[names.index(path.name) + 1 :] if path.name in names else self.folders():
-            remove_folder(other)
+        """Remove the checkpoints after this one, which is where the run goes on, and what a killed run left over.
+
+        Args:
+            path: A checkpoint, also of another folder; of any other path all are removed.
+        """
+        for other in self.folders():
+            if _place(other) > _place(path):
+                remove_folder(other)
         self.tidy()
 
     def tidy(self) -> None:
@@ -195,8 +199,10 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _order(match: re.Match[str]) -> tuple[int, int]:
-    return int(match[1]), PHASES.index(match[2])
+def _place(path: Path) -> tuple[int, int]:
+    """Updates and phase of a checkpoint, by its name; what is none comes before all that are."""
+    match = _NAME.fullmatch(path.name)
+    return (int(match[1]), PHASES.index(match[2])) if match else _NO_PLACE
 
 
 def _damaged(path: Path, how: str) -> DamagedCheckpointError:

@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 # A loss above this many running medians has exploded. Batches with a rare label lose ten or a hundred times the median
 # late in a run; a thousand times was never seen in a run that recovered.
 EXPLOSION = 1000.0
+WHAT_TO_TRY = "lower learning_rate, set max_grad_norm (1.0), lengthen warmup_fraction, or use mixed_precision=no"
 _HISTORY = 100  # losses that the running median is taken over
 _FIRST = 20  # losses before which nothing counts as an explosion
 _NAMED_IMAGES = 32
@@ -160,8 +161,7 @@ class LossMonitor:
                 f"{text}: {_listed(broken)} of the batch hold(s) values that are not finite; correct or remove "
                 "what is named, or the transform that made it."
             )
-        mend = "lower learning_rate, set max_grad_norm (1.0), lengthen warmup_fraction, or use mixed_precision=no"
-        return f"{text}, with {_listed(images)}; {mend}."
+        return f"{text}, with {_listed(images)}; {WHAT_TO_TRY}."
 
     def _images(self, step: _Step) -> list[str]:
         """What the images of a step are called; empty if nobody knows."""
@@ -180,4 +180,4 @@ def _listed(names: Sequence[str]) -> str:
     return f"image(s) {', '.join(names[:_NAMED_IMAGES])}{more}"
 
 
-__all__ = ["EXPLOSION", "LossMonitor"]
+__all__ = ["EXPLOSION", "WHAT_TO_TRY", "LossMonitor"]

@@ -2,7 +2,6 @@
 """Trying a run out in seconds, before it takes days: every part of it once, nothing left behind."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import shutil
@@ -10,13 +9,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from rich.markup import escape
 from rich.table import Table
 
@@ -28,11 +27,12 @@ from .checkpoint import verify_checkpoint
 from .divergence import LossMonitor
 from .engine import build_run_accelerator
 from .evaluation import align_labels
-from .loop import Observer, Run, judge, train_epoch
+from .loop import judge, train_epoch
 from .preparation import RunData, build_run_loaders, build_run_model, load_run_splits
 from .progress import duration
 from .recipe import Recipe
 from .repeat import determinism
+from .run import Observer, Run
 from .run_folder import RunFolder
 from .training_state import full_state, restore_state
 
@@ -107,7 +107,7 @@ class _DryRun:
         changes: dict[str, Any] = {"num_workers": 0 if recipe.num_workers == 0 else 1, "trackers": []}
         changes |= {"decoded_cache": None, "decoded_cache_short_side": None, "cache_features": None}
         changes |= {"checkpoint_every_steps": None}
-        self.recipe = dataclasses.replace(recipe, **changes)
+        self.recipe = replace(recipe, **changes)
         self.given = recipe
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.resumes = resumes
@@ -141,9 +141,20 @@ class _DryRun:
             except Exception as error:
                 text = " ".join(str(error).split()) or type(error).__name__
                 done[name] = Check(name, False, text, error)
+            if "device" in done and done["device"].ok:
+                done[name] = self._agreed(done[name])
         if done["device"].ok:
             self.accelerator.wait_for_everyone()  # the first process is about to remove the folder
         return list(done.values())
+
+    def _agreed(self, check: Check) -> Check:
+        """A check as all processes see it: one that failed for one has failed, or the others would wait for it."""
+        if self.accelerator.num_processes == 1:
+            return check
+        failed = [detail for detail in gather_object([None if check.ok else check.detail]) if detail is not None]
+        if not failed:
+            return check
+        return replace(check, ok=False, detail=failed[0], error=check.error or DryRunError(failed[0]))
 
     def _folder(self) -> str:
         if self.output_dir is None:
@@ -222,7 +233,7 @@ class _DryRun:
 
     def _step(self) -> str:
         observer = _Steps(2 * self.recipe.gradient_accumulation_steps)
-        folder = RunFolder(self.temporary / "run")
+        folder = RunFolder(self.temporary / "run", resume=True)  # another process may have made it by now
         folder.create()
         if self.accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)

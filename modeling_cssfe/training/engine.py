@@ -14,17 +14,20 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 
+from ..data.streaming import StreamingLoader
 from ..image_processing_cssfe import CSSFEImageProcessor
+from .checkpoint import CheckpointStore
 from .discriminant import first_look, initialize_class_activation
 from .environment import build_accelerator, describe_environment
 from .frozen_features import FeatureFeed, build_feature_loaders
-from .loop import SUMMARY, Observer, Run, fit
+from .loop import SUMMARY, fit
 from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
 from .recipe import Recipe
 from .repeat import RunToRepeat, determinism, git_state, require_same_data
 from .report import class_table, group_table, published_row, show
-from .resume import check_resume, resume_run
+from .resume import check_resume, find_checkpoint, require_same_recipe, resume_run
+from .run import Observer, Run
 from .run_folder import RunFolder
 from .tracking import tracker_options
 
@@ -79,9 +82,15 @@ def _train(
     folder = RunFolder(output_dir, resume=resume != "never")
     accelerator = build_run_accelerator(recipe, output_dir)
     accelerator.wait_for_everyone()  # all have looked at the folder before the first writes into it
+    checkpoints = CheckpointStore(folder.path / "checkpoints", recipe.checkpoints_kept)
     if folder.finished:
+        results = folder.read_results()
+        require_same_recipe(recipe, results, repr(os.fspath(output_dir)))
         logger.warning("The run in %s is finished: there is nothing to resume.", os.fspath(output_dir))
-        return folder.read_results()
+        if accelerator.is_main_process:
+            checkpoints.clear()  # a run may have been killed while it did so
+        return results
+    checkpoint = find_checkpoint(resume, checkpoints, accelerator)
     set_seed(recipe.seed)
     show_progress = accelerator.is_main_process and not quiet
     data = load_run_data(recipe, show_progress)
@@ -95,7 +104,7 @@ def _train(
     else:
         loaders = build_feature_loaders(recipe, model, data.splits, accelerator, show_progress)
         FeatureFeed(model)
-    if recipe.class_activation_init == "discriminant":
+    if recipe.class_activation_init == "discriminant" and checkpoint is None:
         model.to(accelerator.device)
         batches = first_look(recipe, processor, data, loaders[recipe.train_split])
         initialize_class_activation(model, batches, accelerator, show_progress)
@@ -105,7 +114,7 @@ def _train(
     run.prepare()
     run.observers = _build_observers(run)
     run.seconds_before = run.started - start
-    resume_run(run, resume)
+    resume_run(run, checkpoint)
     try:
         with run.interruption:
             fit(run)
@@ -113,7 +122,9 @@ def _train(
         for observer in run.observers:
             observer.close()
     FeatureFeed.detach(model)
-    best = run.best
+    best, resolved = run.best, dataclasses.asdict(recipe)
+    if isinstance(run.train_loader, StreamingLoader):  # whose order depends on it
+        resolved["num_workers"] = run.train_loader.num_workers
     results = {
         **{key: best["validation"][key] for key in SUMMARY},
         "per_class": best["validation"]["per_class"],
@@ -132,7 +143,7 @@ def _train(
         "environment": describe_environment(),
         "git": git_state(),
         "data_fingerprint": data.fingerprint,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": resolved,
     }
     for observer in run.observers:
         observer.on_run_end(run, results)
@@ -141,9 +152,6 @@ def _train(
         run.checkpoints.clear()
         if not quiet:
             _show_results(results)
-    # What `end_training` does as well, ending the group of processes, is for whoever starts no further run.
-    for tracker in accelerator.trackers:
-        tracker.finish()
     accelerator.wait_for_everyone()
     return results
 
@@ -173,7 +181,12 @@ def build_run_accelerator(recipe: Recipe, output_dir: str | os.PathLike) -> Acce
 
 def _build_observers(run: Run) -> list[Observer]:
     """Who looks on at the run, in the order in which they are called."""
-    return [RunMonitor(run)]
+    observers: list[Observer] = [RunMonitor(run)]
+    if run.recipe.record_gradients:
+        from ..analysis.gradients import GradientObserver
+
+        observers.append(GradientObserver(run))
+    return observers
 
 
 def _write_run(run: Run, processor: CSSFEImageProcessor, results: dict[str, Any]) -> None:

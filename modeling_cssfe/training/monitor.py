@@ -11,9 +11,9 @@ from accelerate.utils import gather_object
 from .curves import draw_curves, read_log
 from .divergence import LossMonitor
 from .early_stopping import EarlyStopping
-from .loop import Observer, Run
 from .probability_curves import ProbabilityMeter
 from .progress import TrainingProgress, duration, peak_gpu_memory
+from .run import Observer, Run
 from .tracking import flat_numbers, start_trackers
 
 
@@ -112,8 +112,11 @@ class RunMonitor(Observer):
         run.accelerator.log(numbers, step=self.steps)
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Give the terminal back, and let the trackers write what they still hold."""
         self.progress.end_epoch()
+        # What `end_training` does as well, ending the group of processes, is for whoever starts no further run.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as plain values for JSON. All processes call it; it has the sums of each.

@@ -85,7 +85,7 @@ def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
         used[name], skipped[name] = _readable(split, recipe.skip_unreadable_images, show_progress)
     statistics = class_statistics(used[recipe.train_split], names)
     require_every_class(statistics, recipe.train_split)
-    fingerprint = {name: data_fingerprint(split) for name, split in used.items()}
+    fingerprint = {name: _fingerprint(split) for name, split in used.items()}
     return RunData(used, names, list(statistics.class_counts), statistics.num_samples, skipped, fingerprint)
 
 
@@ -108,6 +108,14 @@ def _readable(split: "datasets.Dataset", skip: bool, show_progress: bool) -> "tu
     if broken:
         split = split.select([row for row in range(len(split)) if row not in broken])
     return split, [image_id for _, image_id in found[0]]
+
+
+def _fingerprint(split: "datasets.Dataset") -> str:
+    """The split's fingerprint. One process reads the files."""
+    found: list[Any] = [data_fingerprint(split) if process_state().is_main_process else None]
+    if process_state().num_processes > 1:
+        broadcast_object_list(found)
+    return found[0]
 
 
 def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassification:

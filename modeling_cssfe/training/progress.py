@@ -105,9 +105,7 @@ class TrainingProgress:
             self._bar.refresh()
         elif self._bar is None and not self.quiet and now - self._shown >= _PLAIN_SECONDS:
             self._shown = now
-            print(
-                f"epoch {self._epoch:>3}/{self.epochs}  step {self._step}/{self._num_steps}  {self.facts()}", flush=True
-            )
+            self.say(f"epoch {self._epoch:>3}/{self.epochs}  step {self._step}/{self._num_steps}  {self.facts()}")
 
     def facts(self) -> str:
         """What stands behind the bar."""
@@ -142,15 +140,16 @@ class TrainingProgress:
         """
         judged = judged_text(entry)
         self._judged = judged or self._judged
-        if not self.quiet:
-            line = f"epoch {entry['epoch']:>3}/{self.epochs}  loss {entry['loss']:.4f}"
-            line += f"  {entry['images_per_second']:.0f} images/s" + (f"  {judged}" if judged else "")
-            print(line, flush=True)
+        line = f"epoch {entry['epoch']:>3}/{self.epochs}  loss {entry['loss']:.4f}"
+        self.say(f"{line}  {entry['images_per_second']:.0f} images/s" + (f"  {judged}" if judged else ""))
 
     def say(self, line: str) -> None:
-        """Print a line, unless quiet."""
+        """Print a line, unless quiet or nobody reads any more: `| head` ends no run."""
         if not self.quiet:
-            print(line, flush=True)
+            try:
+                print(line, flush=True)
+            except BrokenPipeError:
+                self.quiet = True
 
 
 def judged_text(entry: Mapping[str, Any]) -> str:

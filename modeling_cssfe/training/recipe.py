@@ -103,6 +103,8 @@ class Recipe:
         early_stopping_patience: Validations without a gain in mAP after which the run ends; `null` for never.
         early_stopping_min_delta: Gain in mAP (a fraction, .001 is a tenth of a point) that counts as one.
         trackers: `tensorboard` and/or `trackio`, on this machine.
+        record_gradients: Record the gradients of the loss on the logits by group in `log.jsonl`; the loss is then
+            computed twice a step.
         deterministic: Deterministic kernels alone, so that a GPU repeats a run to the bit; slower.
         seed: Seed of everything random.
         published: What a paper reports for this recipe, to stand beside what was reached, as fractions: `map_total`,
@@ -168,6 +170,7 @@ class Recipe:
     early_stopping_patience: int | None = None
     early_stopping_min_delta: float = 0.0
     trackers: list[str] = field(default_factory=list)
+    record_gradients: bool = False
     deterministic: bool = False
     seed: int = 0
     published: dict[str, Any] = field(default_factory=dict)

@@ -1,20 +1,24 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Where a run that was stopped goes on."""
 
+import dataclasses
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from .checkpoint import STATE, verify_checkpoint
-from .training_state import check_identity, restore_state
+from .checkpoint import STATE, CheckpointStore, verify_checkpoint
+from .recipe import Recipe
+from .training_state import WITHOUT_EFFECT, check_identity, restore_state
 
 
 if TYPE_CHECKING:
-    from .loop import Run
+    from .run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -32,40 +36,25 @@ def check_resume(resume: str | os.PathLike) -> None:
         )
 
 
-def resume_run(run: "Run", resume: str | os.PathLike) -> None:
-    """Bring a prepared run to a checkpoint, and its folder too.
+def find_checkpoint(resume: str | os.PathLike, checkpoints: CheckpointStore, accelerator: Accelerator) -> Path | None:
+    """The checkpoint to go on from, `None` for the beginning; one process looks, so that all find the same.
 
     Args:
-        run: Prepared, with its observers.
         resume: `"auto"` for the newest intact checkpoint of the run's folder, and the beginning if there is none;
             `"never"` for the beginning; or a checkpoint's folder.
+        checkpoints: Of the run's folder.
+        accelerator: Of the run.
 
     Raises:
         DamagedCheckpointError: The checkpoint that was named is damaged.
-        ValueError: The checkpoint is of another recipe, of other data, or of another number of processes.
-        SavingError: The run's folder cannot be written.
     """
     if resume == "never":
-        return
-    path, state = _find(run, resume)
-    if state is not None:
-        check_identity(run.identity, state["identity"], repr(os.fspath(path)))
-    if run.accelerator.is_main_process:
-        run.checkpoints.forget_after(path)
-        run.folder.rewind("" if state is None else state["log"])
-    if state is not None:
-        restore_state(run, path, state)
-        logger.info("Resumed from %s.", path)
-    run.accelerator.wait_for_everyone()
-
-
-def _find(run: "Run", resume: str | os.PathLike) -> tuple[Path, dict[str, Any] | None]:
-    """The checkpoint and its state; one process looks, so that all find the same."""
+        return None
     found: list[Any] = [None, None]
-    if run.accelerator.is_main_process:
+    if accelerator.is_main_process:
         try:
             if resume == "auto":
-                path, problems = run.checkpoints.newest()
+                path, problems = checkpoints.newest()
                 where = "the beginning" if path is None else path.name
                 for problem in problems:
                     logger.warning("%s The run goes on from %s.", problem[:1].upper() + problem[1:], where)
@@ -75,14 +64,51 @@ def _find(run: "Run", resume: str | os.PathLike) -> tuple[Path, dict[str, Any] |
                 found[0] = os.fspath(resume)
         except ValueError as error:
             found[1] = error
-    if run.accelerator.num_processes > 1:
+    if accelerator.num_processes > 1:
         broadcast_object_list(found)
     if found[1] is not None:
         raise found[1]
-    if found[0] is None:
-        return Path(""), None
-    path = Path(found[0])
-    return path, json.loads((path / STATE).read_text(encoding="utf-8"))
+    return None if found[0] is None else Path(found[0])
 
 
-__all__ = ["check_resume", "resume_run"]
+def resume_run(run: "Run", path: Path | None) -> None:
+    """Bring a prepared run to a checkpoint, and its folder too.
+
+    Args:
+        run: Prepared, with its observers.
+        path: From `find_checkpoint`.
+
+    Raises:
+        ValueError: The checkpoint is of another recipe, of other data, or of another number of processes.
+        SavingError: The run's folder cannot be written.
+    """
+    state = None if path is None else json.loads((path / STATE).read_text(encoding="utf-8"))
+    if state is not None:
+        check_identity(run.identity, state["identity"], repr(os.fspath(path)))
+    if run.accelerator.is_main_process:
+        run.checkpoints.forget_after(path or Path())
+        run.folder.rewind("" if state is None else state["log"])
+    if path is not None and state is not None:
+        restore_state(run, path, state)
+        logger.info("Resumed from %s.", path)
+    run.accelerator.wait_for_everyone()
+
+
+def require_same_recipe(recipe: Recipe, results: Mapping[str, Any], source: str) -> None:
+    """Check that a finished run is the one that was asked for.
+
+    Args:
+        recipe: What was asked for.
+        results: What the finished run wrote. Keys that its version did not have are not compared.
+        source: The run's folder, for the error.
+
+    Raises:
+        ValueError: Its recipe is another one; all keys that differ are named.
+    """
+    asked = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    keys = (asked.keys() & results["recipe"].keys()) - WITHOUT_EFFECT
+    asked, had = ({f"recipe.{key}": of[key] for key in keys} for of in (asked, results["recipe"]))
+    check_identity(asked, had, source)
+
+
+__all__ = ["check_resume", "find_checkpoint", "require_same_recipe", "resume_run"]

@@ -47,13 +47,13 @@ class RunFolder:
             )
 
     def create(self) -> None:
-        """Make the folder.
+        """Make the folder, with `checkpoints` in it, by which it is known as a run's from the first moment.
 
         Raises:
             SavingError: The folder cannot be made.
         """
         with named_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
 
     @property
     def finished(self) -> bool:

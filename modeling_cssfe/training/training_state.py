@@ -20,10 +20,11 @@ from torch import nn
 
 from ..data.streaming import StreamingLoader
 from .checkpoint import load_tensors
+from .divergence import WHAT_TO_TRY
 
 
 if TYPE_CHECKING:
-    from .loop import Run
+    from .run import Run
 
 # Keys of a recipe that a resumed run may have otherwise: its results do not depend on them.
 WITHOUT_EFFECT = frozenset(
@@ -35,8 +36,9 @@ def run_identity(run: "Run") -> dict[str, Any]:
     """What a run and the checkpoint that it goes on from must have in common: flat, plain values."""
     identity = {f"recipe.{key}": value for key, value in dataclasses.asdict(run.recipe).items()}
     for key in WITHOUT_EFFECT:
-        if key != "num_workers" or run.recipe.streaming_shards is None:  # each worker has its part of a stream
-            identity.pop(f"recipe.{key}", None)
+        identity.pop(f"recipe.{key}", None)
+    if isinstance(run.train_loader, StreamingLoader):  # each worker has its part of a stream
+        identity["loader processes of the stream"] = run.train_loader.num_workers
     identity |= {"number of processes": run.accelerator.num_processes, "precision": run.accelerator.mixed_precision}
     for name, fingerprint in run.data.fingerprint.items():
         identity[f"images and labels of {name}"] = fingerprint
@@ -45,6 +47,11 @@ def run_identity(run: "Run") -> dict[str, Any]:
 
 def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any], source: str) -> None:
     """Check that this run is the one that a checkpoint is of.
+
+    Args:
+        found: Of this run.
+        wanted: Of the checkpoint.
+        source: What `wanted` comes from, for the error.
 
     Raises:
         ValueError: It is not; all keys that differ are named.
@@ -66,6 +73,19 @@ def full_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()}
 
 
+def require_finite(state: Mapping[str, torch.Tensor], epoch: int, step: int) -> None:
+    """Check the weights that an update has left: a gradient may overflow although its loss was finite.
+
+    Raises:
+        FloatingPointError: One holds a value that is not finite; it is named.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise FloatingPointError(
+                f"{name} is not finite after epoch {epoch}, step {step}, although the losses were; {WHAT_TO_TRY}."
+            )
+
+
 def load_full_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Put what `full_state` gave into a model, whose parameters may be spread over processes."""
     if not any(hasattr(value, "full_tensor") for value in model.state_dict().values()):
@@ -80,9 +100,13 @@ def collect_state(run: "Run") -> tuple[dict[str, dict[str, torch.Tensor]], dict[
     """Return the files of tensors and the plain state of a checkpoint; all processes must call it.
 
     The best epoch's weights are left out: see `Run.save_checkpoint`.
+
+    Raises:
+        FloatingPointError: A weight is not finite, so that nobody could go on from here.
     """
     optimizer_tensors, groups = _optimizer_state(run)
     tensors = {"model": full_state(run.model), "optimizer": optimizer_tensors, "processes": _states_of_processes(run)}
+    require_finite(tensors["model"], run.epoch, run.step)
     if run.average is not None:
         tensors["average"] = full_state(run.average.module)
     state = {

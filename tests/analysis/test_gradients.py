@@ -9,7 +9,6 @@ from tiny_runs import tiny_overrides
 
 from modeling_cssfe.analysis.gradients import (
     GradientMeter,
-    GradientObserver,
     gradients_from_probabilities,
     logit_gradients,
     measure_gradients,
@@ -100,14 +99,12 @@ def test_gradients_of_a_model_over_data_have_intervals_whatever_the_batches():
 
 
 # Takes some ten seconds, as a network is trained for two epochs.
-def test_a_run_records_its_gradients_while_it_trains(tiny_data, tmp_path, monkeypatch):
-    from modeling_cssfe.training import engine, load_recipe
+def test_a_run_records_its_gradients_while_it_trains(tiny_data, tmp_path):
+    from modeling_cssfe.training import load_recipe, train
 
     # With cross-entropy the recorded gradients must be the recorded probabilities less the label.
-    usual = engine._build_observers
-    monkeypatch.setattr(engine, "_build_observers", lambda run: [*usual(run), GradientObserver(run)])
-    recipe = load_recipe(None, tiny_overrides(tiny_data, loss="bce", ablation="net0"))
-    engine.train(recipe, tmp_path / "run", quiet=True)
+    recipe = load_recipe(None, tiny_overrides(tiny_data, loss="bce", ablation="net0", record_gradients="true"))
+    train(recipe, tmp_path / "run", quiet=True)
     history = training_history(tmp_path / "run")
     assert [entry["epoch"] for entry in history] == [1, 2]
     for entry in history:

@@ -1,8 +1,9 @@
 """Runs of a recipe that are killed at random points and resumed, each in a process forked after the imports.
 
 Usage: kill_supervisor.py CASE.json. The case says: `overrides` of the recipe, `folder` of the runs, `kills`, `seed`,
-`processes`, and `timed` (kill from outside, at a random time, instead of at a random event). Prints a line of JSON: the
-number of events of an unbroken run, and the events at which the broken run was killed.
+`processes`, and `timed` (kill from outside, at a random time, instead of at a random event). Only kills that landed
+count: a run that ended before its kill is put beside, as `broken-0` and so on, and another one is begun and killed.
+Prints a line of JSON: the number of events of an unbroken run, and where runs were killed.
 """
 
 import json
@@ -126,20 +127,35 @@ def main():
         raise SystemExit(f"the unbroken run ended with {code}")
     total = int(notes.split()[-1])
     points = sorted(rng.sample(range(1, total + 1), case["kills"]))
-    killed = []
-    for before, point in zip([0, *points], points, strict=False):
-        # A resumed run begins at its checkpoint, at or before the last kill: it cannot end before this many events.
-        wait = rng.uniform(0.2, 0.9) * seconds if case["timed"] else None
-        kill_at = None if case["timed"] else max(1, point - before)
+    killed, before, ended = [], 0, 0
+    while points:
+        if ended > case["kills"]:
+            raise SystemExit(f"{ended} runs ended before they could be killed")
+        # A resumed run begins at its checkpoint, at or before the last kill, so this many events are left to come.
+        wait = rng.uniform(0.1, 0.8) * seconds if case["timed"] else None
+        kill_at = None if case["timed"] else max(1, points[0] - before)
         code, notes = run_once(case["overrides"], folder / "broken", "auto", kill_at, processes, wait)
-        if code == -signal.SIGKILL:
+        # From outside, a run that has its results was only about to leave.
+        if code == -signal.SIGKILL and not (case["timed"] and (folder / "broken" / "results.json").exists()):
+            before = points.pop(0)
             killed.append(notes.strip() or f"after {wait:.2f} s")
-        elif code:
+            continue
+        if code not in (0, -signal.SIGKILL):
             raise SystemExit(f"a resumed run ended with {code}")
-    code, _ = run_once(case["overrides"], folder / "broken", "auto", None, processes)
+        finish(case, folder, ended)
+        before, ended = 0, ended + 1
+        points[0] = rng.randint(1, total)
+        points.sort()
+    finish(case, folder, ended)
+    print(json.dumps({"events": total, "killed": killed}))
+
+
+def finish(case, folder, number):
+    """Let the broken run end, and put it beside."""
+    code, _ = run_once(case["overrides"], folder / "broken", "auto", None, case["processes"])
     if code:
         raise SystemExit(f"the last run ended with {code}")
-    print(json.dumps({"events": total, "killed": killed}))
+    (folder / "broken").rename(folder / f"broken-{number}")
 
 
 if __name__ == "__main__":

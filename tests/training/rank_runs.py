@@ -1,9 +1,12 @@
 """Runs of recipes one after the other in each of the processes that torchrun started: rank_runs.py CASES.json.
 
-The file maps a run's folder to its overrides, and to whether its weights are spread over the processes (FSDP2).
+The file maps a run's folder to its overrides, and to whether its weights are spread over the processes (FSDP2). In a
+case with `kill_at` the second process kills itself before that update, unless torchrun has started the processes again.
 """
 
 import json
+import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from modeling_cssfe.training import engine, load_recipe, train
+from modeling_cssfe.training import engine, load_recipe, loop, train
 from modeling_cssfe.training.environment import build_accelerator
 
 
@@ -26,16 +29,30 @@ def sharding_accelerator(*arguments, **options):
     return accelerator
 
 
+def kill_before(number):
+    inner = loop._update
+
+    def update(run, group):
+        if run.updates + 1 == number and run.accelerator.process_index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        inner(run, group)
+
+    loop._update = update
+
+
 def main():
     torch.set_num_threads(1)
     for folder, case in json.loads(Path(sys.argv[1]).read_text()).items():
+        if "kill_at" in case and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            kill_before(case["kill_at"])
         engine.build_accelerator = sharding_accelerator if case.get("sharded") else build_accelerator
         try:
-            train(load_recipe(None, case["overrides"]), folder, quiet=True)
+            train(load_recipe(None, case["overrides"]), folder, quiet=True, resume="auto")
         except Exception:
             if not case.get("may_fail"):
                 raise
             Path(f"{folder}.error").write_text(traceback.format_exc())
+    Path(sys.argv[1]).with_name("restarts").write_text(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import nn
 
 from modeling_cssfe import CSSFEForImageClassification
 from modeling_cssfe.training import load_recipe, train
-from modeling_cssfe.training.loop import enable_activation_checkpointing
+from modeling_cssfe.training.run import enable_activation_checkpointing
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,11 +78,14 @@ def two_processes(uneven_data, tmp_path_factory):
     cases[str(folder / "sharded average")] = {"overrides": averaged, "sharded": True, "may_fail": True}
     synchronised = overrides_of(uneven_data, batch_size=3, sync_batch_norm="true", **skip)
     cases[str(folder / "synchronised")] = {"overrides": synchronised, "may_fail": True}
+    # Last, as torchrun starts both processes again: what is finished by then, they only look at.
+    killed = overrides_of(uneven_data, **CASES["stream"], checkpoint_every_steps=1, **skip)
+    cases[str(folder / "killed")] = {"overrides": killed, "kill_at": 5}
     (folder / "cases.json").write_text(json.dumps(cases))
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = str(Path(__file__).with_name("rank_runs.py"))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts", "1",
          "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", script, str(folder / "cases.json")],
         cwd=ROOT, capture_output=True, text=True, env=environment, timeout=500,
     )  # fmt: skip
@@ -115,6 +118,15 @@ def test_two_processes_do_what_one_does_with_batches_twice_as_large(name, two_pr
     assert both["num_processes"] == 2
     assert both["skipped_images"] == results["skipped_images"] == {"train": ["train-5"], "validation": [], "test": []}
     require_alike(two_processes / name, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_again_that_lost_a_process_and_it_ends_as_if_nothing_had_been(two_processes):
+    whole, killed = two_processes / "stream", two_processes / "killed"
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    logs = [[{**entry, "seconds": 0, "images_per_second": 0} for entry in log_of(run)] for run in (whole, killed)]
+    assert logs[0] == logs[1]
+    assert (two_processes / "restarts").read_text() == "1"
 
 
 @pytest.mark.slow

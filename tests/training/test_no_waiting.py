@@ -64,7 +64,7 @@ def test_the_counter_counts():
     [
         {},
         {"augment_on_device": "true", "color_jitter": 0.2, "random_erasing": 0.2},
-        {"optimizer": "sgd", "ema_decay": "null", "schedule": "cosine"},
+        {"optimizer": "sgd", "ema_decay": "null", "schedule": "cosine", "record_gradients": "true"},
     ],
     ids=lambda changes: " ".join(changes) or "defaults",
 )

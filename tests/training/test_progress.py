@@ -97,6 +97,18 @@ def test_quiet_shows_nothing(capsys):
     assert captured.out == captured.err == screen.getvalue() == ""
 
 
+def test_a_reader_who_has_left_ends_no_run(monkeypatch):
+    class Pipe(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    progress = TrainingProgress(1, console=Console(file=io.StringIO()), clock=Clock())
+    monkeypatch.setattr("sys.stdout", Pipe())
+    progress.show(ENTRY)
+    progress.say("x")
+    assert progress.quiet
+
+
 def test_a_run_prints_a_line_an_epoch(tiny_data, tmp_path, capsys):
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--set", *tiny_overrides(tiny_data)]) == 0
     lines = capsys.readouterr().out.splitlines()

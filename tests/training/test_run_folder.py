@@ -17,6 +17,17 @@ def test_a_folder_with_a_run_or_other_files_is_refused(tmp_path):
         RunFolder(tmp_path / "holiday.jpg")
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_still_known_as_one(tmp_path):
+    RunFolder(tmp_path / "run").create()
+    (tmp_path / "run" / "tensorboard").mkdir()
+    RunFolder(tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"holds another run.*--resume auto"):
+        RunFolder(tmp_path / "run")
+    (tmp_path / "other" / "tensorboard").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds other files"):
+        RunFolder(tmp_path / "other", resume=True)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "results.json"
     file.write_text("old")
@@ -43,7 +54,7 @@ def test_a_failed_model_save_leaves_the_folder_as_it_was(tmp_path):
 
     with pytest.raises(SavingError, match="No space left"):
         folder.save_files(save)
-    assert [entry.name for entry in folder.path.iterdir()] == ["results.json"]
+    assert sorted(entry.name for entry in folder.path.iterdir()) == ["checkpoints", "results.json"]
     assert json.loads((folder.path / "results.json").read_text()) == {"map_total": 0.5}
 
 
