@@ -4,6 +4,7 @@
 import argparse
 import importlib.util
 import signal
+import socket
 
 from ._verbs import AddVerb
 
@@ -22,6 +23,7 @@ def _demo(options: argparse.Namespace) -> None:
         raise ValueError('the page needs gradio, which is not installed; run: pip install "cssfe[demo]".')
     if options.port is not None and not 1 <= options.port <= 65535:
         raise ValueError(f"--port is {options.port}; give a number from 1 to 65535.")
+    _check_address(options.host, options.port)
     from ..demo import build_demo
 
     page = build_demo(options.model, queue_size=options.queue_size)
@@ -31,9 +33,22 @@ def _demo(options: argparse.Namespace) -> None:
         page.launch(server_name=options.host, server_port=options.port, quiet=True, prevent_thread_lock=True)
         print(f"{page.local_url} shows {options.model}; Ctrl-C ends it.", flush=True)
         page.block_thread()
+    except KeyboardInterrupt:
+        pass  # the way in which a page ends
     finally:
         page.close(verbose=False)
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Find an address that cannot be had before the model is loaded, in words of this command's options."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port or 0), family=family).close()
+    except OSError as error:
+        place = host if port is None else f"{host}:{port}"
+        reason = error.strerror or error
+        raise ValueError(f"cannot listen on {place} ({reason}); choose another --host or --port.") from error
 
 
 __all__ = ["register"]

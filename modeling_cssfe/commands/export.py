@@ -59,7 +59,7 @@ def _export(options: argparse.Namespace) -> None:
         result = export_torch(options.model, options.output, image_size=options.image_size)
     table = Table("what", "value")
     for file in result.files:
-        table.add_row("wrote", escape(f"{file} ({file.stat().st_size / 1e6:,.2f} MB)"))
+        table.add_row("wrote", escape(f"{file} ({file.stat().st_size / 1000:,.0f} kB)"))
     table.add_row("image size", "any that the backbone takes" if result.dynamic_image_size else "fixed")
     for name, difference in result.differences.items():
         table.add_row(f"largest difference of {name}", f"{difference:.2g}")

@@ -15,7 +15,6 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..data.decoding import decode_image, known_formats
-from ..evaluation.calibration import apply_calibration
 from ..explain import LabelMaps
 from ..training.evaluation import load_trained_model
 
@@ -161,8 +160,12 @@ class Classifier:
             `image-classification` pipeline; a model with a calibration adds `"probability"`.
         """
         scores = reading.scores
-        calibration = self.model.config.calibration
-        probabilities = None if calibration is None else apply_calibration(np.array(scores), self.groups, calibration)
+        calibration = self.model.config.class_calibration
+        probabilities: list[float] | None = None
+        if calibration is not None:
+            # From the logits: a confident label's score is rounded to 1.
+            temperature, bias = torch.tensor(calibration, dtype=torch.float64).T
+            probabilities = (reading.logits.double() / temperature + bias).sigmoid().tolist()
         entries = []
         for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
             entry = {
@@ -173,7 +176,7 @@ class Classifier:
                 "above_threshold": scores[index] >= self.thresholds[index],
             }
             if probabilities is not None:
-                entry["probability"] = float(probabilities[index])
+                entry["probability"] = probabilities[index]
             entries.append(entry)
         return entries
 

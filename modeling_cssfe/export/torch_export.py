@@ -207,14 +207,15 @@ def load_for_export(
 
     Raises:
         ExportError: torch cannot trace it.
-        ValueError: There is no such model, its image processor does something that an export cannot say, or the file's
-            name has another ending.
+        ValueError: There is no such model, its image processor does something that an export cannot say, the file's
+            name has another ending, or the `.json` of the same name belongs to something else.
     """
     target = Path(path, default) if output is None else Path(output)
     if output is None and not Path(path).is_dir():
         raise ValueError(f"{os.fspath(path)!r} is no folder here; say where the export goes with --output.")
     if target.suffix != Path(default).suffix or target.is_dir():
         raise ValueError(f"output {os.fspath(target)!r} must be a file that ends in {Path(default).suffix}.")
+    check_description_is_free(target)
     model, processor = load_trained_model(path)
     preprocessing = with_image_size(processor, image_size)
     traced = trace_model(model, (preprocessing["height"], preprocessing["width"]))
@@ -252,6 +253,27 @@ def export_torch(
     return ExportResult(target, (target, described), differences, traced.dynamic_image_size)
 
 
+def check_description_is_free(target: Path) -> None:
+    """Keep an export from replacing a `.json` of another kind, such as the model's own `config.json`.
+
+    Raises:
+        ValueError: The file of that name does not describe an export to `target`.
+    """
+    described = target.with_suffix(".json")
+    if not described.exists():
+        return
+    try:
+        before = json.loads(described.read_text(encoding="utf-8"))["file"]
+    except (OSError, ValueError, TypeError, KeyError):
+        before = None
+    if before != target.name:
+        whose = f"belongs to {before!r}" if isinstance(before, str) else "is no description of an export"
+        raise ValueError(
+            f"{os.fspath(described)!r}, which the export would replace, {whose}; choose another name than "
+            f"{target.name!r}."
+        )
+
+
 def write_description(path: Path, description: dict[str, Any]) -> None:
     """Write the JSON file beside a model, whole or not at all."""
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
@@ -286,6 +308,7 @@ __all__ = [
     "ExportResult",
     "ExportableClassifier",
     "TracedModel",
+    "check_description_is_free",
     "check_export",
     "compare_outputs",
     "export_torch",

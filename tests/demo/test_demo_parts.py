@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import re
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
@@ -21,7 +22,7 @@ from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.cli import main
 from modeling_cssfe.demo import build_demo
 from modeling_cssfe.demo.card import render_card
-from modeling_cssfe.demo.classifier import MAX_TOGETHER, Classifier
+from modeling_cssfe.demo.classifier import MAX_TOGETHER, Classifier, Reading
 from modeling_cssfe.demo.drawing import MAX_ROWS, draw_bars, draw_maps, draw_table, lay_over, write_csv
 from modeling_cssfe.explain import LabelMaps, compute_label_maps
 
@@ -78,6 +79,17 @@ def test_thresholds_groups_and_calibrated_probabilities_come_from_the_configurat
         assert found[name]["threshold"] == limits[name]
         assert found[name]["group"] == groups[name]
         assert found[name]["probability"] == pytest.approx(1 / (1 + np.exp(-(logit / 2 - 0.5))), abs=1e-6)
+
+
+def test_a_confident_logit_is_calibrated_as_it_is_and_not_as_the_1_that_its_score_is(classifier, monkeypatch):
+    calibration = {group: {"temperature": 10.0, "bias": -1.0} for group in ("head", "medium", "tail")}
+    monkeypatch.setattr(classifier.model.config, "calibration", calibration)
+    maps = torch.zeros(3, 2, 2)
+    found = classifier.describe(Reading(torch.tensor([18.0, 0.0, -18.0]), maps, maps))
+    assert found[0]["score"] == 1
+    # 18 / 10 - 1, -1 and -18 / 10 - 1
+    expected = [1 / (1 + np.exp(-value)) for value in (0.8, -1.0, -2.8)]
+    assert [one["probability"] for one in found] == pytest.approx(expected, abs=1e-6)
 
 
 def test_maps_are_those_of_compute_label_maps(tiny_run, classifier, scenes):
@@ -254,6 +266,8 @@ def test_a_model_without_a_card_says_so(tmp_path):
         (["{new}"], "{new}"),
         (["{run}", "--port", "70000"], "--port is 70000"),
         (["{run}", "--queue_size", "0"], "queue_size is 0"),
+        (["{run}", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1 ("),  # an address of no machine (RFC 5737)
+        (["{run}", "--host", "no host"], "cannot listen on no host ("),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_exit_code_2(tiny_run, tmp_path, capsys, arguments, message):
@@ -262,6 +276,13 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(tiny_run, tmp_path, capsys
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert message.format(**places) in told[0]
+
+
+def test_a_port_that_is_taken_is_named_before_the_model_is_loaded(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["demo", str(tmp_path / "no model"), "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1:{port} (" in capsys.readouterr().err
 
 
 def test_without_gradio_the_command_says_what_to_install(tiny_run, capsys, monkeypatch):

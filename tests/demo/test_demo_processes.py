@@ -87,6 +87,7 @@ def test_the_command_shows_a_model_and_leaves_nothing_when_it_is_ended(tiny_run,
         told, errors = process.communicate(timeout=60)
     assert f"http://127.0.0.1:{port}" in told
     assert "Traceback" not in errors
+    assert process.returncode == 0
     assert files_below(tmp_path / "gradio") == []
     assert list((tmp_path / "gradio").glob("cssfe-*")) == []
 

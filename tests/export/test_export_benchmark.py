@@ -7,9 +7,7 @@ import pytest
 from tiny_runs import COLORS, write_parquet
 
 
-def test_the_export_benchmark_judges_each_form_and_names_its_environment(
-    exported, same_graph, tmp_path, monkeypatch
-):
+def test_the_export_benchmark_judges_each_form_and_names_its_environment(exported, same_graph, tmp_path, monkeypatch):
     path = Path(__file__).parents[2] / "benchmarks" / "export.py"
     if not path.exists():
         pytest.skip("the benchmarks are not beside the tests (an installed package has none)")

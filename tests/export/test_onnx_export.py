@@ -79,7 +79,10 @@ def test_an_export_that_differs_is_refused_with_the_figure_and_nothing_is_writte
         return lambda pixels: [run(pixels)[0] + 0.25, *run(pixels)[1:]]
 
     monkeypatch.setattr(onnx_export, "onnx_runner", shifted)
-    with same_graph(), pytest.raises(ExportError, match=r"logits differ from the model's by 0\.(2|1|0)\d* \(allowed: 1e-04\)"):
+    with (
+        same_graph(),
+        pytest.raises(ExportError, match=r"logits differ from the model's by 0\.(2|1|0)\d* \(allowed: 1e-04\)"),
+    ):
         export_onnx(exported.folder, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -108,9 +111,10 @@ def test_an_interrupted_export_leaves_the_older_file_whole(exported, same_graph,
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with same_graph(), pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with same_graph(), pytest.MonkeyPatch.context() as patched:
         patched.setattr(onnx_export, "_write_graph", broken)
-        export_onnx(exported.folder, target)
+        with pytest.raises(KeyboardInterrupt):
+            export_onnx(exported.folder, target)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"older")]
 
 

@@ -12,7 +12,7 @@ from modeling_cssfe.export.description import with_image_size
 from modeling_cssfe.export.torch_export import OUTPUT_NAMES, TOLERANCE, check_export, trace_model
 
 
-# Small models of the kinds of backbones beside convolutions (those of all other tests), and whether an export of them takes other image sizes.
+# Backbones of other kinds than the convolutional one of all other tests, and whether an export takes other image sizes.
 BACKBONES = {
     "test_vit": ({}, True),
     "test_convnext": ({}, True),
@@ -26,9 +26,7 @@ def expected_outputs(model, pixels):
     return [getattr(output, name) for name in OUTPUT_NAMES if getattr(output, name) is not None]
 
 
-def test_the_saved_graph_computes_what_the_model_does_at_any_batch_and_image_size(
-    exported, same_graph, tmp_path
-):
+def test_the_saved_graph_computes_what_the_model_does_at_any_batch_and_image_size(exported, same_graph, tmp_path):
     with same_graph():
         result = export_torch(exported.folder, tmp_path / "model.pt2")
     assert [file.name for file in tmp_path.iterdir() if file not in result.files] == []
@@ -94,6 +92,25 @@ def test_another_image_size_is_traced_and_written_into_the_preprocessing(model_f
     described = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
     assert described["image_size"] == [128, 128]
     assert (described["preprocessing"]["height"], described["preprocessing"]["width"]) == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config", '{"model_type": "cssfe"}', "is no description of an export"),
+        ("model", '{"file": "model.onnx"}', r"belongs to 'model\.onnx'"),
+        ("list", "[1]", "is no description"),
+        ("broken", "{", "is no description"),
+    ],
+)
+def test_a_json_of_the_same_name_that_is_something_elses_is_not_replaced(
+    model_folder, tmp_path, name, content, message
+):
+    (tmp_path / f"{name}.json").write_text(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        export_torch(model_folder, tmp_path / f"{name}.pt2")
+    assert "\n" not in str(raised.value)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(f"{name}.json", content)]
 
 
 @pytest.mark.parametrize(
