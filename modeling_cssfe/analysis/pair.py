@@ -134,6 +134,7 @@ def train_pair(
     choosing_share: float = CHOOSING_SHARE,
     max_ratio: float = MAX_RATIO,
     quiet: bool = False,
+    resume: str = "never",
 ) -> dict[str, Any]:
     """Draw the balanced set and train both networks by one recipe.
 
@@ -150,18 +151,28 @@ def train_pair(
         choosing_share: See there.
         max_ratio: See there.
         quiet: Print no progress and no table.
+        resume: `"auto"` goes on with the pair in `output_dir` where it was interrupted, and begins if there is none;
+            `"never"` wants a new or empty folder.
 
     Returns:
         What `pair.json` holds.
 
     Raises:
-        ValueError: The data lack a split or a class, or an option is out of range; nothing has been written then.
+        ValueError: The data lack a split or a class, an option is out of range, or the pair to go on with is of other
+            data or options; nothing has been written then.
         SavingError: The folder cannot be written.
+        TrainingInterruptedError: SIGTERM or SIGINT came; what was trained so far is saved.
     """
+    from ..metrics.inputs import check_choice
     from ..training import train
-    from ..training.run_folder import RunFolder
+    from ..training.interruption import TrainingInterruptedError
+    from ..training.run_folder import RunFolder, write_whole
 
-    folder = RunFolder(output_dir)
+    check_choice("resume", resume, ("auto", "never"))
+    folder = Path(output_dir)
+    begun = resume == "auto" and (folder / "pair.json").is_file()  # written when the data are whole
+    if not begun:
+        RunFolder(folder)  # raises unless it is new or empty
     splits = load_images(recipe.data, **recipe.data_kwargs)
     for role, name in (("train_split", recipe.train_split), ("validation_split", recipe.validation_split)):
         if name not in splits:
@@ -208,16 +219,35 @@ def train_pair(
             "seed": recipe.seed,
         },
     }
-    folder.create()
-    rest = {"validation": source.select(draw.validation), "test": source.select(draw.test)}
-    _write_data(folder.path / "data" / "balanced", {"train": source.select(draw.train), **rest})
-    _write_data(folder.path / "data" / "long_tailed", {"train": long_tailed, **rest})
-    folder.write_json("pair.json", report)
+    if begun:
+        _require_same(json.loads((folder / "pair.json").read_text(encoding="utf-8")), report, output_dir)
+    else:
+        rest = {"validation": source.select(draw.validation), "test": source.select(draw.test)}
+        _write_data(folder / "data" / "balanced", {"train": source.select(draw.train), **rest})
+        _write_data(folder / "data" / "long_tailed", {"train": long_tailed, **rest})
+        text = json.dumps(report, indent=2) + "\n"
+        write_whole(folder / "pair.json", lambda path: path.write_text(text, encoding="utf-8"))
     if not quiet:
         print(json.dumps({key: report[key] for key in ("images", "ratio", "target", "epochs")}))
     for name, epochs in report["epochs"].items():
-        train(_recipe_on(recipe, folder.path / "data" / name, epochs), folder.path / name, quiet=quiet)
+        own = _recipe_on(recipe, folder / "data" / name, epochs)
+        try:
+            train(own, folder / name, quiet=quiet, resume=resume)
+        except TrainingInterruptedError as error:
+            raise TrainingInterruptedError(
+                f"stopped while the {name} network trained, and saved; go on with --output_dir {folder} --resume auto.",
+                error.exit_code - 128,
+            ) from error
     return report
+
+
+def _require_same(saved: dict[str, Any], report: dict[str, Any], folder: str | os.PathLike) -> None:
+    differing = [key for key in report if saved.get(key) != report[key]]
+    if differing:
+        raise ValueError(
+            f"the pair in {os.fspath(folder)!r} was begun with other {', '.join(differing)}; give what it was begun "
+            "with, or another folder."
+        )
 
 
 def _epochs(recipe: "Recipe", labels: "dict[str, np.ndarray]") -> dict[str, int]:

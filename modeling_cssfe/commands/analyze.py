@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def register(add: AddVerb) -> None:
     pair = add("analyze train_pair", _train_pair, "Draw a balanced training set and train the study's two networks.")
     pair.add_argument("--recipe", default="lt_digits_net0", help="shipped recipe (see `cssfe info`) or YAML file")
     pair.add_argument("--data", help="data in place of the recipe's, with a training and a validation split")
-    pair.add_argument("--output_dir", required=True, help="new or empty folder for data and runs")
+    pair.add_argument("--output_dir", required=True, help="folder for data and runs: new, empty, or to go on with")
+    pair.add_argument("--resume", default="never", help="auto: go on with a pair that was interrupted; never")
     pair.add_argument("--judged_share", type=float, default=0.25, help="share of validation kept for the comparison")
     pair.add_argument("--choosing_share", type=float, default=0.05, help="share kept for the choice of the best epoch")
     pair.add_argument("--max_ratio", type=float, default=5.0, help="most to fewest images in the balanced set")
@@ -204,16 +206,23 @@ def _check_common(options: argparse.Namespace) -> None:
 def _train_pair(options: argparse.Namespace) -> None:
     from ..analysis.pair import train_pair
     from ..training import load_recipe
+    from ..training.interruption import TrainingInterruptedError
 
     values = {name: getattr(options, name) for name in ("data", "seed") if getattr(options, name) is not None}
-    train_pair(
-        load_recipe(options.recipe, options.set, values),
-        options.output_dir,
-        judged_share=options.judged_share,
-        choosing_share=options.choosing_share,
-        max_ratio=options.max_ratio,
-        quiet=options.quiet,
-    )
+    recipe = load_recipe(options.recipe, options.set, values)
+    try:
+        train_pair(
+            recipe,
+            options.output_dir,
+            judged_share=options.judged_share,
+            choosing_share=options.choosing_share,
+            max_ratio=options.max_ratio,
+            quiet=options.quiet,
+            resume=options.resume,
+        )
+    except TrainingInterruptedError as interrupted:
+        print(f"cssfe analyze: {interrupted}", file=sys.stderr)
+        raise SystemExit(interrupted.exit_code) from interrupted  # 143 after SIGTERM, 130 after SIGINT
     folder = options.output_dir.rstrip("/")
     print(
         f"cssfe analyze study --balanced {folder}/balanced --long_tailed {folder}/long_tailed "

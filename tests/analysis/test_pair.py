@@ -1,15 +1,18 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 import csv
 import json
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_runs import tiny_overrides, write_parquet
 
+from modeling_cssfe import training
 from modeling_cssfe.analysis.pair import draw_balanced
 from modeling_cssfe.cli import main
 from modeling_cssfe.data import load_images
+from modeling_cssfe.training.interruption import TrainingInterruptedError
 
 
 def long_tailed_labels(images=600, seed=0):
@@ -67,9 +70,27 @@ def pair(tmp_path_factory):
     (root / "source").mkdir()
     write_parquet(root / "source", {"train": train, "validation": source})
     settings = tiny_overrides(root / "source", ablation="net0", loss="bce", epochs=2)
-    code = main(["analyze", "train_pair", "--output_dir", str(root / "pair"), "--quiet", "--judged_share", "0.4",
-                 "--choosing_share", "0.2", "--set", *settings])  # fmt: skip
-    assert code == 0
+    command = ["analyze", "train_pair", "--output_dir", str(root / "pair"), "--quiet", "--choosing_share", "0.2",
+               "--set", *settings, "--judged_share"]  # fmt: skip
+    # Stopped when the balanced network is done, then taken up again.
+    train, trained = training.train, []
+
+    def train_one(recipe, folder, **options):
+        if trained:
+            raise TrainingInterruptedError("stopped", signal.SIGTERM)
+        trained.append(folder)
+        return train(recipe, folder, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", train_one)
+        with pytest.raises(SystemExit) as left:
+            main([*command, "0.4"])
+        assert left.value.code == 143
+    first = (root / "pair" / "balanced" / "results.json").read_bytes()
+    assert main([*command, "0.4"]) == 2
+    assert main([*command, "0.3", "--resume", "auto"]) == 2
+    assert main([*command, "0.4", "--resume", "auto"]) == 0
+    assert (root / "pair" / "balanced" / "results.json").read_bytes() == first
     return root / "pair"
 
 
