@@ -56,9 +56,10 @@ def read_card_facts(folder: str | os.PathLike) -> CardFacts:
         ValueError: There is no model, or a file in it cannot be read.
     """
     root = Path(folder)
-    if not (root / "config.json").is_file():
+    missing = [name for name in ("results.json", "config.json") if not (root / name).is_file()]
+    if "config.json" in missing:
         raise ValueError(
-            f"{os.fspath(folder)!r} holds no model (no config.json); give a folder that `cssfe train` wrote."
+            f"{os.fspath(folder)!r} holds no {' and no '.join(missing)}; give a folder that `cssfe train` wrote."
         )
     results = _read_json(root / "results.json")
     for name in ("recipe", "validation", "chosen_on"):

@@ -287,6 +287,14 @@ def test_a_space_has_the_header_that_the_hub_reads(space):
         assert read["sdk_version"] == gradio.__version__
 
 
+def test_the_title_of_a_space_is_text_whatever_yaml_would_make_of_it(space, tiny_run):
+    for title in ("2012", "yes", "- new", ", then"):
+        write_space(space, CSSFEConfig.from_pretrained(tiny_run), title)
+        header = (space / "README.md").read_text().split("---\n", 2)[1]
+        assert yaml.safe_load(header)["title"] == title
+    write_space(space, CSSFEConfig.from_pretrained(tiny_run), "Coloured squares: mine")
+
+
 @pytest.mark.skipif(tomllib is None, reason="tomllib came with Python 3.11")
 def test_a_space_requires_what_the_package_requires(space):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
