@@ -4,7 +4,7 @@ import pytest
 import torch
 from model.helpers import small_model
 from PIL import Image, ImageOps
-from transformers import pipeline
+from transformers import AutoImageProcessor, pipeline
 
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.inference import Predictor, find_images, predict
@@ -43,6 +43,15 @@ def test_batches_have_the_stock_pipelines_scores(small_run, files, stock, num_wo
     expected = np.array([[scores[name] for name in predictor.label_names] for scores in expected])
     assert expected.std(axis=0).min() > 1e-3  # images do differ
     np.testing.assert_allclose(run(predictor, files), expected, rtol=0, atol=1e-6)
+
+
+def test_an_image_processor_is_loaded_without_a_remark_about_its_backend(small_run, monkeypatch):
+    from transformers.models.auto import image_processing_auto
+
+    said = []
+    monkeypatch.setattr(image_processing_auto.logger, "warning_once", said.append)
+    assert type(AutoImageProcessor.from_pretrained(small_run)) is CSSFEImageProcessor
+    assert said == []
 
 
 def test_top_k_is_that_of_the_stock_pipeline(small_run, files, stock):
