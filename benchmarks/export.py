@@ -126,10 +126,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]], arguments) -> None:
     setting = {"repeats": arguments.repeats, "used_threads": arguments.threads, "split": arguments.split}
     rows = [row | setting | describe_environment() | versions for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    partial.replace(path)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -123,6 +123,7 @@ class Predictor:
 
         Raises:
             DataLoadingError: A worker process has died.
+            RuntimeError: The model's logits are not finite.
         """
         loader = WatchedDataLoader(
             _Files(images, self.views, self.max_pixels),
@@ -179,6 +180,13 @@ class Predictor:
             if computed.arrived is not None:
                 computed.arrived.synchronize()
             logits = computed.logits.numpy()
+            broken = ~np.isfinite(logits).all(axis=(1, 2))
+            if broken.any():
+                image = batch.images[whole[int(broken.argmax())]]
+                raise RuntimeError(
+                    f"the model's logits for {image!r} are not finite: its weights are damaged, or mixed_precision "
+                    f"{self.mixed_precision!r} is too narrow for it; choose no or bf16."
+                )
             # The stock pipeline's own formula in fp32, so that the scores are its to the last bit.
             with np.errstate(over="ignore"):
                 scores[whole] = (1 / (1 + np.exp(-logits))).mean(axis=1)

@@ -7,19 +7,11 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny_runs import tiny_splits, write_parquet
 
 from modeling_cssfe.data import load_images
 from modeling_cssfe.export import export_onnx
 from modeling_cssfe.export.classifier import preprocess
 from modeling_cssfe.export.quantization import load_calibration_pixels
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_parquet(folder, tiny_splits())
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +21,9 @@ def dynamic(exported, same_graph):
 
 
 @pytest.fixture(scope="module")
-def static(exported, data, same_graph):
+def static(exported, tiny_data, same_graph):
     with same_graph():
-        return export_onnx(exported.folder, quantize="static", calibration_data=data, calibration_images=12)
+        return export_onnx(exported.folder, quantize="static", calibration_data=tiny_data, calibration_images=12)
 
 
 def initializers(path):
@@ -74,10 +66,10 @@ def test_static_quantisation_makes_convolutions_and_linear_layers_8_bit(static):
     assert [name for name, array in arrays.items() if array.dtype == np.int8 and array.ndim == 2]
 
 
-def test_ranges_come_from_the_training_images(exported, data, static):
+def test_ranges_come_from_the_training_images(exported, tiny_data, static):
     steps = json.loads(static.path.with_suffix(".json").read_text(encoding="utf-8"))["preprocessing"]
-    pixels = load_calibration_pixels(data, steps, 12)
-    images = [row["bytes"] for row in load_images(data)["train"].data.column("image").to_pylist()]
+    pixels = load_calibration_pixels(tiny_data, steps, 12)
+    images = [row["bytes"] for row in load_images(tiny_data)["train"].data.column("image").to_pylist()]
     training = preprocess(images, steps)
     # Each of the drawn images is one of the training split, and none is drawn twice.
     found = [int(np.abs(training - one).max(axis=(1, 2, 3)).argmin()) for one in pixels]
@@ -90,10 +82,10 @@ def test_ranges_come_from_the_training_images(exported, data, static):
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
-def test_scores_stay_near_those_of_the_model_and_the_figure_is_reported(kind, exported, data, dynamic, static):
+def test_scores_stay_near_those_of_the_model_and_the_figure_is_reported(kind, exported, tiny_data, dynamic, static):
     result = {"dynamic": dynamic, "static": static}[kind]
     steps = json.loads(result.path.with_suffix(".json").read_text(encoding="utf-8"))["preprocessing"]
-    pixels = load_calibration_pixels(data, steps, 8)
+    pixels = load_calibration_pixels(tiny_data, steps, 8)
     session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = exported.model(torch.from_numpy(pixels)).logits
@@ -104,8 +96,8 @@ def test_scores_stay_near_those_of_the_model_and_the_figure_is_reported(kind, ex
         assert result.differences["logits"] == pytest.approx(difference, rel=1e-3)
 
 
-def test_empty_calibration_data_are_refused(data):
-    empty = load_images(data)["train"].select([])
+def test_empty_calibration_data_are_refused(tiny_data):
+    empty = load_images(tiny_data)["train"].select([])
     steps = {"height": 8, "width": 8, "resample": "bilinear", "rescale_factor": 1, "mean": [0] * 3, "std": [1] * 3}
     with pytest.raises(ValueError, match="holds no images"):
         load_calibration_pixels(empty, steps, 4)

@@ -187,6 +187,14 @@ def test_a_confident_logit_is_calibrated_as_it_is_and_not_as_the_1_that_its_scor
     np.testing.assert_allclose(batch.probabilities[0], [1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(4.0))], rtol=1e-3)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error_that_names_the_image(planted, files, broken_file, value):
+    model, processor = planted([1.0, value], torch.zeros(2, 2, 2))
+    with pytest.raises(RuntimeError, match=f"logits for '{files[0]}' are not finite") as caught:
+        list(Predictor(model, processor).stream([broken_file, *files[:2]]))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_sizes_of_multi_scale_are_whole_cells():
     from modeling_cssfe.inference.views import other_sizes
 
