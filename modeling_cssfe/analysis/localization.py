@@ -150,7 +150,7 @@ def measure_localization(
         ValueError: No image has boxes of the model's classes, an image is of another shape than its annotation, or an
             option is out of range.
     """
-    from ..explain.kinds import available_kinds
+    from ..explain.kinds import available_kinds, check_layer_use
 
     check_choice("sign", sign, SIGNS)
     check_choice("difficult", difficult, DIFFICULT_RULES)
@@ -160,6 +160,7 @@ def measure_localization(
     config: Any = model.config
     names = list(config.label_names)
     kinds = list(dict.fromkeys(kinds)) if kinds else available_kinds(model)
+    check_layer_use(layer, kinds)
     rows = [row for row, image_id in enumerate(dataset["image_id"]) if image_id in boxes]
     if not rows:
         raise ValueError(f"none of the {len(dataset)} images has boxes; their ids must agree with the annotations'.")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .drawing import check_figure_path, figure_style, new_figure, save_figure
-from .kinds import available_kinds, explain_batch, get_map_kind
+from .kinds import available_kinds, check_layer_use, explain_batch, get_map_kind
 from .maps import find_label
 from .overlays import check_alignment, describe_emptiness, draw_overlay, largest_magnitude, resize_maps
 
@@ -93,6 +93,7 @@ def explain_images(
         ValueError: No model, an unknown label, kind or layer, or a processor that crops.
     """
     columns = _choose_kinds(models, kinds)
+    check_layer_use(layer, [kind for chosen in columns.values() for kind in chosen])
     # Here, not at the first row: a mistake is named before anything is decoded.
     for model, processor in models.values():
         check_alignment(processor)

@@ -106,6 +106,19 @@ def get_map_kind(name: str) -> MapKind:
     return MAP_KINDS[name]
 
 
+def check_layer_use(layer: "str | nn.Module | None", kinds: Sequence[str]) -> None:
+    """Check that a chosen layer has an effect.
+
+    Raises:
+        ValueError: A layer is given, and no kind is by gradients.
+    """
+    if layer is not None and not any(get_map_kind(kind).weigh is not None for kind in kinds):
+        raise ValueError(
+            f"maps {', '.join(dict.fromkeys(kinds))} are the model's own and have no layer to choose; leave "
+            "layer out, or ask for grad_cam, grad_cam_plus_plus or layer_cam."
+        )
+
+
 def available_kinds(model: nn.Module) -> list[str]:
     """Names of the kinds that a model has: those by gradients, and of its own what its ablation makes."""
     config: Any = getattr(model, "config", None)
@@ -149,8 +162,7 @@ def explain_batch(
             what = getattr(getattr(model, "config", None), "ablation", type(model).__name__)
             raise ValueError(f"a model {what!r} has no maps {kind.name!r}; choose among {', '.join(available)}.")
     weighed = [kind for kind in found if kind.weigh is not None]
-    if layer is not None and not weighed:
-        raise ValueError(f"maps {kinds[0]!r} are the model's own and have no layer to choose; leave layer out.")
+    check_layer_use(layer, kinds)
     with evaluation_mode(model):
         if weighed:
             output, activations = run_to_layer(model, pixel_values, layer)
@@ -222,4 +234,13 @@ def _choose_targets(
     return chosen
 
 
-__all__ = ["MAP_KINDS", "ExplainedBatch", "MapKind", "available_kinds", "compute_maps", "explain_batch", "get_map_kind"]
+__all__ = [
+    "MAP_KINDS",
+    "ExplainedBatch",
+    "MapKind",
+    "available_kinds",
+    "check_layer_use",
+    "compute_maps",
+    "explain_batch",
+    "get_map_kind",
+]

@@ -115,6 +115,7 @@ def test_wrong_options_are_one_line_errors(tmp_path):
         ({"difficult": "no"}, "difficult"),
         ({"tolerance": 2.0}, "tolerance is 2"),
         ({"kinds": ["cams"]}, "did you mean 'cam'"),
+        ({"kinds": ["cam"], "layer": "layer3"}, "have no layer to choose"),
     ):
         with pytest.raises(ValueError, match=message):
             measured(root, **options)

@@ -324,6 +324,7 @@ def test_the_command_writes_the_matrix_in_every_form(saved, capsys):
     [
         (["{photo}", "--kinds", "gradcam"], "did you mean 'grad_cam'"),
         (["{photo}", "--kinds", "grad_cam", "--layer", "layer9"], "no layer 'layer9'"),
+        (["{photo}", "--layer", "layer3"], "have no layer to choose"),
         (["{photo}", "--compare", "{model}"], "is given twice"),
         (["{photo}", "--top_k", "0"], "--top_k is 0"),
         (["{photo}", "--device", "cdua"], "cdua"),
