@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from modeling_cssfe.training.run_folder import RunFolder
 
 
 # What the loader does; the key is the name in the table.
-DATA = {
+DATA: dict[str, dict[str, Any]] = {
     "decoded cache": {"augmentation": "none"},
     "decoded cache, RandAugment": {"augmentation": "rand"},
     "decoded cache, augmented on the device": {

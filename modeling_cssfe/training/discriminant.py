@@ -37,7 +37,7 @@ class DiscriminantStatistics:
     """
 
     def __init__(self, num_features: int, num_classes: int, device: torch.device | str = "cpu"):
-        options = {"dtype": torch.float64, "device": device}
+        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self.count = 0
         self.total = torch.zeros(num_features, **options)
         self.products = torch.zeros(num_features, num_features, **options)

@@ -57,9 +57,19 @@ def published_row(published: Mapping[str, Any]) -> str:
     return f"published on {published['data']}" if "data" in published else "published"
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader who has left to the command line; rich would end the process with exit code 1."""
+        raise BrokenPipeError
+
+
 def show(*tables: Table) -> None:
-    """Print tables to standard output; wide enough not to break names when output goes to a file."""
-    console = Console(width=None if Console().is_terminal else 120)
+    """Print tables to standard output; wide enough not to break names when output goes to a file.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+    """
+    console = _Output(width=None if Console().is_terminal else 120)
     for table in tables:
         console.print(table)
 

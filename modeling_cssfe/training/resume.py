@@ -82,13 +82,14 @@ def resume_run(run: "Run", path: Path | None) -> None:
         ValueError: The checkpoint is of another recipe, of other data, or of another number of processes.
         SavingError: The run's folder cannot be written.
     """
-    state = None if path is None else json.loads((path / STATE).read_text(encoding="utf-8"))
-    if state is not None:
+    state: dict[str, Any] = {"log": ""}
+    if path is not None:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
         check_identity(run.identity, state["identity"], repr(os.fspath(path)))
     if run.accelerator.is_main_process:
         run.checkpoints.forget_after(path or Path())
-        run.folder.rewind("" if state is None else state["log"])
-    if path is not None and state is not None:
+        run.folder.rewind(state["log"])
+    if path is not None:
         restore_state(run, path, state)
         logger.info("Resumed from %s.", path)
     run.accelerator.wait_for_everyone()

@@ -64,7 +64,8 @@ def count_events(kill_at, note):
 
 
 def run_once(overrides, folder, resume, kill_at, processes, seconds=None):
-    """Train in forked processes. Returns the exit code of the first, and what it noted."""
+    """Train in forked processes. Returns the exit code of the first, what it noted, and the seconds it took."""
+    started = time.monotonic()
     reader, writer = os.pipe()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,16 +88,20 @@ def run_once(overrides, folder, resume, kill_at, processes, seconds=None):
                 os._exit(code)
         children.append(child)
     os.close(writer)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(children[0], signal.SIGKILL)
-    _, status = os.waitpid(children[0], 0)
+    ended, status = 0, 0
+    while seconds is not None and not ended and time.monotonic() < started + seconds:
+        time.sleep(0.01)
+        ended, status = os.waitpid(children[0], os.WNOHANG)
+    if not ended:
+        if seconds is not None:
+            os.kill(children[0], signal.SIGKILL)
+        _, status = os.waitpid(children[0], 0)
     for child in children[1:]:
         if status:  # what a launcher does
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     with os.fdopen(reader) as notes:
-        return os.waitstatus_to_exitcode(status), notes.read()
+        return os.waitstatus_to_exitcode(status), notes.read(), time.monotonic() - started
 
 
 def train_here(overrides, folder, resume, kill_at, writer):
@@ -120,21 +125,20 @@ def main():
     case = json.loads(Path(sys.argv[1]).read_text())
     folder, processes = Path(case["folder"]), case["processes"]
     rng = random.Random(case["seed"])
-    started = time.monotonic()
-    code, notes = run_once(case["overrides"], folder / "whole", "never", None, processes)
-    seconds = time.monotonic() - started
+    code, notes, seconds = run_once(case["overrides"], folder / "whole", "never", None, processes)
     if code:
         raise SystemExit(f"the unbroken run ended with {code}")
     total = int(notes.split()[-1])
     points = sorted(rng.sample(range(1, total + 1), case["kills"]))
     killed, before, ended = [], 0, 0
     while points:
-        if ended > case["kills"]:
+        if ended > 5 * case["kills"]:
             raise SystemExit(f"{ended} runs ended before they could be killed")
         # A resumed run begins at its checkpoint, at or before the last kill, so this many events are left to come.
         wait = rng.uniform(0.1, 0.8) * seconds if case["timed"] else None
         kill_at = None if case["timed"] else max(1, points[0] - before)
-        code, notes = run_once(case["overrides"], folder / "broken", "auto", kill_at, processes, wait)
+        is_new = not (folder / "broken").exists()
+        code, notes, took = run_once(case["overrides"], folder / "broken", "auto", kill_at, processes, wait)
         # From outside, a run that has its results was only about to leave.
         if code == -signal.SIGKILL and not (case["timed"] and (folder / "broken" / "results.json").exists()):
             before = points.pop(0)
@@ -142,6 +146,8 @@ def main():
             continue
         if code not in (0, -signal.SIGKILL):
             raise SystemExit(f"a resumed run ended with {code}")
+        if is_new:
+            seconds = took  # the machine has less to do than before
         finish(case, folder, ended)
         before, ended = 0, ended + 1
         points[0] = rng.randint(1, total)
@@ -152,7 +158,7 @@ def main():
 
 def finish(case, folder, number):
     """Let the broken run end, and put it beside."""
-    code, _ = run_once(case["overrides"], folder / "broken", "auto", None, case["processes"])
+    code, _, _ = run_once(case["overrides"], folder / "broken", "auto", None, case["processes"])
     if code:
         raise SystemExit(f"the last run ended with {code}")
     (folder / "broken").rename(folder / f"broken-{number}")

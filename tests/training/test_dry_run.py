@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -11,7 +12,7 @@ from tiny_runs import tiny_overrides, tiny_splits, write_parquet
 import modeling_cssfe.training.dry_run
 from modeling_cssfe.cli import main
 from modeling_cssfe.training import load_recipe
-from modeling_cssfe.training.dry_run import check_table, dry_run
+from modeling_cssfe.training.dry_run import Check, check_table, dry_run
 from modeling_cssfe.training.report import show
 
 
@@ -147,7 +148,7 @@ def test_a_disk_without_room_is_found(tiny_data, tmp_path, monkeypatch):
     assert "are free; choose another output_dir" in detail(checks, "checkpoint")
 
 
-@pytest.mark.slow  # two processes that import torch and transformers
+@pytest.mark.slow  # two processes that import torch and transformers, as in the other tests of several processes
 def test_two_processes_agree(tiny_data, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train/train.py"]
     command += ["--dry_run", "--output_dir", str(tmp_path / "run"), "--set", *tiny_overrides(tiny_data)]
@@ -157,3 +158,15 @@ def test_two_processes_agree(tiny_data, tmp_path):
     assert "2 process(es)" in done.stdout
     assert done.stdout.count("│ ok │") == len(NAMES)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_check_that_fails_for_another_process_has_failed(monkeypatch):
+    # Or this process would go on and wait for the other one for ever.
+    both = [None, "no such file"]
+    monkeypatch.setattr(modeling_cssfe.training.dry_run, "gather_object", lambda own: both)
+    here = modeling_cssfe.training.dry_run._DryRun(load_recipe(), None, False, Path())
+    here.accelerator = SimpleNamespace(num_processes=2)
+    found = here._agreed(Check("batch", True, "loaded"))
+    assert (found.ok, found.detail, str(found.error)) == (False, "no such file", "no such file")
+    both[1] = None
+    assert here._agreed(Check("batch", True, "loaded")).ok

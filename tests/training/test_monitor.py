@@ -15,15 +15,22 @@ def log_of(folder):
     return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
-@pytest.mark.parametrize(("hook", "at"), [("on_step_end", 8), ("on_steps_done", 3), ("on_epoch_end", 3)])
-def test_a_run_that_failed_goes_on_with_what_was_watched(tiny_data, tmp_path, monkeypatch, hook, at):
-    # The third epoch (of three batches each) fails; stopping comes after it, by evaluations counted before and after.
+@pytest.fixture(scope="module")
+def stopped_early(tiny_data, tmp_path_factory):
+    """A recipe of nine epochs that early stopping ends after four, and the folder of its run."""
+    folder = tmp_path_factory.mktemp("stopped_early") / "whole"
     overrides = tiny_overrides(
         tiny_data, epochs=9, early_stopping_patience=3, early_stopping_min_delta=1.0, checkpoint_every_steps=1
     )
     recipe = load_recipe(None, overrides)
-    train(recipe, tmp_path / "whole", quiet=True)
+    train(recipe, folder, quiet=True)
+    return recipe, folder
 
+
+@pytest.mark.parametrize(("hook", "at"), [("on_step_end", 8), ("on_steps_done", 3), ("on_epoch_end", 3)])
+def test_a_run_that_failed_goes_on_with_what_was_watched(stopped_early, tmp_path, monkeypatch, hook, at):
+    # The third epoch (of three batches each) fails; stopping comes after it, by evaluations counted before and after.
+    recipe, whole = stopped_early
     calls = []
     original = getattr(RunMonitor, hook)
 
@@ -39,8 +46,8 @@ def test_a_run_that_failed_goes_on_with_what_was_watched(tiny_data, tmp_path, mo
             train(recipe, tmp_path / "broken", quiet=True)
     results = train(recipe, tmp_path / "broken", quiet=True, resume="auto")
     assert results["epochs_trained"] == 4
-    assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
-    curves = [(tmp_path / name / "curves" / "probabilities.png").read_bytes() for name in ("broken", "whole")]
+    assert log_of(tmp_path / "broken") == log_of(whole)
+    curves = [(run / "curves" / "probabilities.png").read_bytes() for run in (tmp_path / "broken", whole)]
     assert curves[0] == curves[1]
 
 

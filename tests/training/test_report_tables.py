@@ -1,7 +1,11 @@
+import io
+
+import pytest
 from rich.console import Console
+from rich.table import Table
 
 from modeling_cssfe.metrics import long_tail_map
-from modeling_cssfe.training.report import class_table, group_table
+from modeling_cssfe.training.report import class_table, group_table, show
 
 
 def printed(table):
@@ -18,3 +22,13 @@ def test_a_label_name_that_looks_like_markup_is_shown_as_it_is():
     text = printed(class_table(result, "classes"))
     assert all(name in text for name in names)
     assert "[bold]run" in printed(group_table({"[bold]run": result}, "groups"))
+
+
+def test_a_reader_who_has_left_is_the_callers_affair(monkeypatch):
+    class Pipe(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", Pipe())
+    with pytest.raises(BrokenPipeError):  # rich itself would raise SystemExit(1), after a run that went well
+        show(Table("column"))
