@@ -79,7 +79,7 @@ def glance_table(results: Mapping[str, Any] | None, config: CSSFEConfig, data: s
     parameters = known.get("num_parameters")
     rows = [
         ("task", "multi-label image classification"),
-        ("labels", f"{config.num_labels} ({', '.join(f'{n} {group}' for group, n in _group_sizes(config).items())})"),
+        ("labels", f"{config.num_labels}{_group_sizes(config)}"),
         ("image size", f"{config.image_size} px"),
         ("backbone", escape_markdown(config.backbone)),
         ("method", f"`{config.ablation}`, preset `{config.preset}`"),
@@ -364,8 +364,10 @@ def _by_count(config: CSSFEConfig, values: Mapping[str, float]) -> list[tuple[st
     return sorted(values.items(), key=lambda item: -counts[item[0]])
 
 
-def _group_sizes(config: CSSFEConfig) -> dict[str, int]:
-    return {group: list(config.groups).count(group) for group in GROUPS}
+def _group_sizes(config: CSSFEConfig) -> str:
+    if config.class_counts is None:
+        return ""
+    return f" ({', '.join(f'{config.groups.count(group)} {group}' for group in GROUPS)})"
 
 
 def _embeddings(config: CSSFEConfig) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .card_facts import CardFacts, fingerprint, read_card_facts
+from .card_facts import CardFacts, fingerprint, is_sealed, read_card_facts
 from .card_figures import choose_examples, draw_average_precision, draw_maps, encode_jpeg
 from .card_sections import judged_rows, name_of_data
 from .card_snippet import build_snippet, run_snippet
@@ -63,7 +63,8 @@ def write_card(
         The files written, the card last.
 
     Raises:
-        ValueError: No model, no such split, or a name or licence that the Hub would not take.
+        ValueError: No model, no such split, a name or licence that the Hub would not take, or a card that was edited by
+            hand is in the way.
         RoundTripError: The card's snippet fails.
         SavingError: A file cannot be written; the card is as it was.
     """
@@ -72,6 +73,12 @@ def write_card(
 
     check_resampling(resamples, 0.95)
     _check_names(model_id, license)
+    target = Path(folder if output is None else output)
+    if (target / "README.md").is_file() and not is_sealed((target / "README.md").read_text(encoding="utf-8")):
+        raise ValueError(
+            f"{os.fspath(target / 'README.md')!r} was edited by hand and would be lost; move it away, or choose "
+            "another folder with --output."
+        )
     facts = read_card_facts(folder)
     record: dict[str, Any] = {**facts.record, "model": fingerprint(folder)}
     if license is not None:
@@ -92,7 +99,6 @@ def write_card(
             shown["average_precision"] = {"file": f"{FIGURES}/average_precision.png"}
         record["pictures"] = shown
         card = render_facts(replace(facts, record=record), model_id)
-        target = Path(folder if output is None else output)
         files = {f"{FIGURES}/{drawn.name}": drawn.read_bytes() for drawn in sorted(work.iterdir())}
         if output is None:
             files[CARD_RECORD] = (json.dumps(record, indent=2) + "\n").encode()

@@ -362,6 +362,24 @@ def test_a_mistake_is_one_line_and_nothing_changes(run, tiny_data, capsys, argum
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
+def test_a_card_that_was_edited_is_not_overwritten(run, tmp_path, capsys):
+    edited = (run / "README.md").read_text().replace("# CSSFE", "# My CSSFE")
+    (run / "README.md").write_text(edited)
+    assert main(["card", str(run)]) == 2
+    assert "was edited by hand" in capsys.readouterr().err
+    assert (run / "README.md").read_text() == edited
+    assert main(["card", str(run), "--output", str(tmp_path / "new")]) == 0
+    assert is_sealed((tmp_path / "new" / "README.md").read_text())
+
+
+def test_a_model_that_does_not_know_its_counts_has_no_groups(tiny_run):
+    config = CSSFEConfig.from_pretrained(tiny_run)
+    config.class_counts = None
+    card = render_model_card(None, config)
+    assert ["labels", "3"] in tables(card)[0]
+    assert "Training images of each class: not recorded." in section(card, "Data")
+
+
 def test_a_card_that_cannot_be_written_leaves_the_old_one(run, monkeypatch, capsys):
     import os
 
