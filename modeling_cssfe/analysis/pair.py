@@ -273,6 +273,7 @@ def _recipe_on(recipe: "Recipe", data: Path, epochs: int) -> "Recipe":
         test_split="test",
         epochs=epochs,
         published={},  # of another data set
+        record_gradients=True,  # the study draws them
     )
 
 

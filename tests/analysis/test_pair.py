@@ -124,8 +124,7 @@ def test_the_study_writes_figures_and_numbers(pair, tmp_path, capsys):
     assert main(["analyze", "study", *arguments, *data, "--gradients"]) == 0
     assert "spearman_noise" in capsys.readouterr().out
     names = {file.name for file in (tmp_path / "study").iterdir()}
-    drawn = {"correlation", "attenuation", "drift", "probabilities", "gradients", "final_gradients"}
-    names -= {"gradient_signs.png", "gradient_signs.svg"}  # only of runs that recorded their gradients
+    drawn = {"correlation", "attenuation", "drift", "probabilities", "gradients", "gradient_signs", "final_gradients"}
     assert names == {"study.json", "study.csv", "training.csv", "gradients.csv"} | {
         f"{n}.{e}" for n in drawn for e in ("png", "svg")
     }
@@ -134,6 +133,9 @@ def test_the_study_writes_figures_and_numbers(pair, tmp_path, capsys):
     assert content["split"] == "test"
     assert content["class_groups"] == {"blue": "tail", "green": "medium", "red": "head"}
     assert [entry["epoch"] for entry in content["training"]["long_tailed"]] == [1, 2]
+    for history in content["training"].values():  # both by the groups of the long-tailed run
+        assert all(set(entry["gradients"]) == {"head", "medium", "tail"} for entry in history)
+        assert all(entry["gradients_of"] == "own loss" for entry in history)
     for name in ("balanced", "long_tailed"):
         gradients = {figure: own["groups"] for figure, own in content["final_gradients"][name]["figures"].items()}
         for group in ("head", "medium", "tail"):  # those of the long-tailed run, for both
