@@ -43,7 +43,6 @@ def _push(options: argparse.Namespace) -> None:
         folder = RunFolder(options.output)
         with tempfile.TemporaryDirectory(prefix="cssfe-push-") as temporary:
             left_out = prepare_push(options.model, temporary, options.repo, **targets)
-            folder.create()
             folder.save_files(lambda empty: shutil.copytree(temporary, empty, dirs_exist_ok=True))
         print(f"{folder.path}: checked, and not sent")
         _print_left_out(left_out)

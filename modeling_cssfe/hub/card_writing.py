@@ -76,8 +76,8 @@ def write_card(
     target = Path(folder if output is None else output)
     if (target / "README.md").is_file() and not is_sealed((target / "README.md").read_text(encoding="utf-8")):
         raise ValueError(
-            f"{os.fspath(target / 'README.md')!r} was edited by hand and would be lost; move it away, or choose "
-            "another folder with --output."
+            f"{os.fspath(target / 'README.md')!r} was edited by hand, or not written by this version, and would be "
+            "lost; move it away, or choose another folder with --output."
         )
     facts = read_card_facts(folder)
     record: dict[str, Any] = {**facts.record, "model": fingerprint(folder)}
