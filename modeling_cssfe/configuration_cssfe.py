@@ -38,7 +38,6 @@ PRESETS: dict[str, dict] = {
         "attention_probs_dropout_prob": 0.0,
         "classifier": "per_class_linear",
         "map_logit_share": 0.0,
-        "map_loss_weight": 0.0,
         "asl_margin": 0.0,
     },
     "released": {
@@ -63,7 +62,6 @@ PRESETS: dict[str, dict] = {
         "attention_probs_dropout_prob": 0.0,
         "classifier": "dot_product",
         "map_logit_share": 0.0,
-        "map_loss_weight": 0.0,
         "asl_margin": 0.05,
     },
     "corrected": {
@@ -94,13 +92,12 @@ PRESETS: dict[str, dict] = {
         "attention_probs_dropout_prob": 0.1,
         "classifier": "per_class_linear",
         "map_logit_share": 0.0,
-        "map_loss_weight": 0.0,
         "asl_margin": 0.05,
     },
 }
-# Beyond the method: `corrected`, whose maps are also trained to classify by themselves, and whose logit is the mean of
-# both. Each part has a loss of its own: trained through their sum, both are worse (docs/accuracy.md).
-PRESETS["plus"] = PRESETS["corrected"] | {"map_logit_share": 0.5, "map_loss_weight": 0.5}
+# Beyond the method: a share of the maps' own logit in the final one. Its use is with maps that start from a
+# discriminant in closed form and hardly move, as over frozen features (docs/accuracy.md).
+PRESETS["plus"] = PRESETS["corrected"] | {"map_logit_share": 0.3}
 
 # Fields with a closed set of values, and what each value means.
 CHOICES: dict[str, dict[str, str]] = {
@@ -218,9 +215,8 @@ class CSSFEConfig(PreTrainedConfig):
         hidden_dropout_prob, attention_probs_dropout_prob (`float`, *optional*): Its dropouts.
         classifier (`str`, *optional*): `"dot_product"` or `"per_class_linear"`.
         map_logit_share (`float`, *optional*):
-            Share in [0, 1] of the maps' own logit, their mean as in net0, in the logit of net1 to net3.
-        map_loss_weight (`float`, *optional*):
-            Weight >= 0 of the loss of the maps' own logit, beside that of the fused one.
+            Share in [0, 1] of the maps' own logit, their mean as in net0, in the logit of net1 to net3. The loss is
+            that of the fused logit alone.
         loss (`str`, *optional*, defaults to `"asl"`):
             Name of the training loss. `"asl"` and `"bce"` travel with the model; the others need the package.
         loss_kwargs (`dict`, *optional*):
@@ -291,7 +287,6 @@ class CSSFEConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int | None = None
     classifier: str | None = None
     map_logit_share: float | int | None = None
-    map_loss_weight: float | int | None = None
     loss: str = "asl"
     loss_kwargs: dict | None = None
     thresholds: list[float | int] | tuple[float | int, ...] | None = None
@@ -416,8 +411,6 @@ class CSSFEConfig(PreTrainedConfig):
                 problems.append(f"{field} is {value}: give a number in [0, 1)")
         if self.map_logit_share is not None and not 0 <= self.map_logit_share <= 1:
             problems.append(f"map_logit_share is {self.map_logit_share}: give a number in [0, 1]")
-        if self.map_loss_weight is not None and not 0 <= self.map_loss_weight < math.inf:
-            problems.append(f"map_loss_weight is {self.map_loss_weight}: give a finite number >= 0")
         for field in ("image_mean", "image_std"):
             if len(getattr(self, field)) != self.num_channels:
                 problems.append(f"{field} has {len(getattr(self, field))} values for {self.num_channels} channels")
