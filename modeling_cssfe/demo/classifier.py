@@ -105,13 +105,14 @@ class Classifier:
                 f"image {name!r} has {size:,} bytes, more than the limit of {self.max_bytes:,}; shrink it."
             )
         content = Path(file).read_bytes()  # decoded from memory, so that no error shows a path of this machine
-        with suppress(OSError, SyntaxError, Image.DecompressionBombError):  # what decode_image words better
+        width = height = 0
+        with suppress(Exception):  # of any kind where a file is damaged, which decode_image words
             width, height = Image.open(io.BytesIO(content), formats=known_formats()).size
-            if width * height > self.max_pixels:
-                raise ValueError(
-                    f"image {name!r} has {width:,} x {height:,} pixels, more than the limit of {self.max_pixels:,}; "
-                    "shrink it."
-                )
+        if width * height > self.max_pixels:
+            raise ValueError(
+                f"image {name!r} has {width:,} x {height:,} pixels, more than the limit of {self.max_pixels:,}; "
+                "shrink it."
+            )
         return decode_image(content, image_id=name, max_pixels=self.max_pixels)
 
     def read(self, image: Image.Image) -> Reading:

@@ -5,6 +5,7 @@ import csv
 import io
 import re
 import socket
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
@@ -151,6 +152,17 @@ def test_files_that_are_too_large_broken_or_no_image_are_refused_in_one_line(cla
         assert "\n" not in str(told.value)
         assert name in str(told.value)
         assert str(tmp_path) not in str(told.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("tag"), struct.error("unpack"), OverflowError("size")])
+def test_whatever_pillow_raises_on_a_damaged_file_is_a_refusal(classifier, tmp_path, scenes, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    scenes[0].save(tmp_path / "damaged.png")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match=r"^image 'damaged\.png' cannot be decoded"):
+        classifier.decode(tmp_path / "damaged.png", "damaged.png")
 
 
 def test_a_map_is_laid_over_in_the_colours_of_the_drawn_maps():

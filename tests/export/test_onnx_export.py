@@ -11,6 +11,7 @@ from model.helpers import images_for, small_model
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.export import ExportError, export_onnx
 from modeling_cssfe.export import onnx as onnx_export
+from modeling_cssfe.export.classifier import preprocess
 
 
 def eager(model, pixels):
@@ -26,6 +27,16 @@ def test_the_file_computes_what_the_model_does_at_any_batch_and_image_size(expor
     found = session.run(None, {"pixel_values": pixels.numpy()})
     for name, output in zip([entry.name for entry in session.get_outputs()], found, strict=True):
         np.testing.assert_allclose(output, eager(exported.model, pixels)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_logits_and_maps_of_photographs_are_the_models(exported, photographs):
+    steps = json.loads(exported.result.path.with_suffix(".json").read_text(encoding="utf-8"))["preprocessing"]
+    pixels = preprocess(photographs, steps)
+    session = onnxruntime.InferenceSession(exported.result.path, providers=["CPUExecutionProvider"])
+    expected = eager(exported.model, torch.from_numpy(pixels))
+    for name, output in zip(expected, session.run(list(expected), {"pixel_values": pixels}), strict=True):
+        np.testing.assert_allclose(output, expected[name], rtol=1e-4, atol=1e-5)
+        assert output.std(axis=0).max() > 1e-3  # photographs do differ
 
 
 def test_inputs_and_outputs_have_names_for_what_may_vary(exported):

@@ -288,6 +288,13 @@ def test_a_mistake_is_one_line(arguments, message, small_run, photographs, tmp_p
     assert os.listdir(tmp_path) == []
 
 
+def test_the_command_reads_images_as_large_as_the_decoder_does(capsys):
+    from modeling_cssfe.data.decoding import MAX_PIXELS
+
+    assert main(["predict", "--help"]) == 0
+    assert f"(default: {MAX_PIXELS})" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.slow  # the killed process imports torch and transformers, ten seconds or more
 def test_a_killed_run_continues_to_the_file_of_an_unbroken_one(small_run, photographs, tmp_path):
     many = tmp_path / "many"

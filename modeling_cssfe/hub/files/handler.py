@@ -132,6 +132,11 @@ def _decode(item: Any, name: str) -> Image.Image:
     if isinstance(item, Image.Image):
         if item.width * item.height > MAX_PIXELS:
             raise ValueError(f"{name} has {item.width} x {item.height} pixels; the limit is {MAX_PIXELS:,}.")
+        try:
+            item.load()  # Pillow reads a file's pixels when they are asked for, and finds then that it is damaged
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{name} cannot be decoded ({type(error).__name__}: {reason}); send it again.") from error
     else:
         item = _file_of(item, name)
     try:
