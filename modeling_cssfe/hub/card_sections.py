@@ -3,7 +3,6 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..configuration_cssfe import GROUPS, CSSFEConfig
+from .card_markdown import duration, escape_markdown, markdown_table, percent, probability
 from .staging import without_paths
 
 
@@ -142,7 +142,7 @@ def describe_figures(
         (
             escape_markdown(f"{row.data}, {row.split}" if several else row.split),
             f"{row.figures['num_images']:,}" if "num_images" in row.figures else "-",
-            *(_percent(row.figures.get(f"map_{part}"), row.intervals.get(f"map_{part}")) for part in PARTS),
+            *(percent(row.figures.get(f"map_{part}"), row.intervals.get(f"map_{part}")) for part in PARTS),
         )
         for row in rows
     ]
@@ -153,7 +153,7 @@ def describe_figures(
     for row in rows:
         if row.recorded is not None and abs(row.recorded - row.figures["map_total"]) > 0.005:
             notes.append(
-                f"Judged again for this card, on {row.split}; the run itself recorded {_percent(row.recorded)} in "
+                f"Judged again for this card, on {row.split}; the run itself recorded {percent(row.recorded)} in "
                 "total, so the images or the precision differ."
             )
     if absent := last.figures.get("absent_classes"):
@@ -185,7 +185,7 @@ def describe_thresholds(config: CSSFEConfig, thresholds: Mapping[str, Any] | Non
         or any(abs(entries[name]["threshold"] - by_name[name]) > 1e-9 for name in entries)
     ):
         text = "Decide on a label where its score is at or above its threshold. Where the thresholds come from: "
-        table = [(escape_markdown(name), _probability(value)) for name, value in _by_count(config, by_name)]
+        table = [(escape_markdown(name), probability(value)) for name, value in _by_count(config, by_name)]
         return {
             "thresholds": text + f"{UNKNOWN}.",
             "threshold_table": markdown_table(("class", "threshold"), table, numbers_from=1),
@@ -202,7 +202,7 @@ def describe_thresholds(config: CSSFEConfig, thresholds: Mapping[str, Any] | Non
     held_out = thresholds.get("held_out_f1")
     if held_out:
         pairs = ", ".join(
-            f"{part} {_percent(held_out['at_half'][part])} → {_percent(held_out['chosen'][part])}"
+            f"{part} {percent(held_out['at_half'][part])} → {percent(held_out['chosen'][part])}"
             for part in PARTS
             if held_out["chosen"].get(part) is not None
         )
@@ -216,8 +216,8 @@ def describe_thresholds(config: CSSFEConfig, thresholds: Mapping[str, Any] | Non
     for name, value in _by_count(config, by_name):
         entry = entries[name]
         few = f"{entry['num_positives']}{' (few)' if entry['few_positives'] else ''}"
-        figures = (_percent(entry[figure]) for figure in ("precision", "recall", "f1", "f1_at_half"))
-        table.append((escape_markdown(name), entry["group"], few, _probability(value), *figures))
+        figures = (percent(entry[figure]) for figure in ("precision", "recall", "f1", "f1_at_half"))
+        table.append((escape_markdown(name), entry["group"], few, probability(value), *figures))
     heads = ("class", "group", "positives", "threshold", "precision", "recall", "F1", "F1 at .5")
     return {"thresholds": text, "threshold_table": _first_rows(heads, table, 2, "thresholds.json")}
 
@@ -252,14 +252,13 @@ def describe_limits(rows: Sequence[JudgedRow], config: CSSFEConfig, thresholds: 
         text = f"{len(tail)} labels were learned from fewer than {config.tail_max} images each"
         head, own = figures.get("map_head"), figures.get("map_tail")
         if head is not None and own is not None:
-            text += f" (mean average precision of the tail {_percent(own)}, of the head {_percent(head)})"
+            text += f" (mean average precision of the tail {percent(own)}, of the head {percent(head)})"
         limits.append(text + "; their scores are less reliable than the head's.")
     table = [row for row in figures.get("class_table", []) if row["average_precision"] is not None]
     weakest = sorted(table, key=lambda row: row["average_precision"])[:_WEAKEST_LISTED]
     if weakest:
         named = ", ".join(
-            f"{escape_markdown(row['name'])} {_percent(row['average_precision'])} "
-            f"({row['class_count']} training images)"
+            f"{escape_markdown(row['name'])} {percent(row['average_precision'])} ({row['class_count']} training images)"
             for row in weakest
         )
         limits.append(f"Weakest by average precision: {named}.")
@@ -305,7 +304,7 @@ def describe_training(
     rows = [
         ("images", f"{known['num_training_images']:,}" if "num_training_images" in known else UNKNOWN),
         ("epochs", epochs),
-        ("time", _duration(known["wall_time_seconds"]) if "wall_time_seconds" in known else UNKNOWN),
+        ("time", duration(known["wall_time_seconds"]) if "wall_time_seconds" in known else UNKNOWN),
         ("hardware", hardware),
         ("precision", {"no": "fp32"}.get(known.get("mixed_precision", UNKNOWN), known.get("mixed_precision", UNKNOWN))),
         ("energy and CO2", co2),
@@ -322,18 +321,6 @@ def name_of_data(data: str) -> str:
     return without_paths(os.fspath(data).rstrip("/\\")) or "data"
 
 
-def escape_markdown(text: str) -> str:
-    """Text in one line, in which Markdown, HTML and tables find no markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(str(text).split()))
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[Any]], numbers_from: int | None = None) -> str:
-    """A table of cells that are Markdown; columns from `numbers_from` on are aligned to the right."""
-    right = len(heads) if numbers_from is None else numbers_from
-    lines = [heads, ["---" if column < right else "---:" for column in range(len(heads))], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def _class_table(row: JudgedRow) -> str:
     entries = sorted(row.figures["class_table"], key=lambda entry: -entry["class_count"])
     table = [
@@ -342,7 +329,7 @@ def _class_table(row: JudgedRow) -> str:
             entry["group"],
             f"{entry['class_count']:,}",
             f"{entry['num_positives']:,}",
-            _percent(entry["average_precision"], row.class_intervals.get(entry["name"])),
+            percent(entry["average_precision"], row.class_intervals.get(entry["name"])),
         )
         for entry in entries
     ]
@@ -389,23 +376,6 @@ def _non_default_settings(recipe: Mapping[str, Any], config: CSSFEConfig) -> str
     return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).strip() if changed else "# none"
 
 
-def _percent(value: float | None, interval: tuple[float, float] | None = None) -> str:
-    if value is None:
-        return "-"
-    ends = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-    return f"{100 * value:.1f}{ends}"
-
-
-def _probability(value: float) -> str:
-    # As 1.000 a threshold would seem to let nothing through.
-    return f"{value:.6f}" if 0 < value < 0.001 or 0.9995 <= value < 1 else f"{value:.3f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
 __all__ = [
     "PARTS",
     "UNKNOWN",
@@ -416,9 +386,7 @@ __all__ = [
     "describe_maps",
     "describe_thresholds",
     "describe_training",
-    "escape_markdown",
     "glance_table",
     "judged_rows",
-    "markdown_table",
     "name_of_data",
 ]
