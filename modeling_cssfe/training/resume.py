@@ -100,16 +100,16 @@ def require_same_recipe(recipe: Recipe, results: Mapping[str, Any], source: str)
 
     Args:
         recipe: What was asked for.
-        results: What the finished run wrote. Keys that its version did not have are not compared.
+        results: What the finished run wrote; keys that its version did not have had their defaults' meaning.
         source: The run's folder, for the error.
 
     Raises:
         ValueError: Its recipe is another one; all keys that differ are named.
     """
     asked = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    keys = (asked.keys() & results["recipe"].keys()) - WITHOUT_EFFECT
-    asked, had = ({f"recipe.{key}": of[key] for key in keys} for of in (asked, results["recipe"]))
-    check_identity(asked, had, source)
+    had = dataclasses.asdict(Recipe()) | results["recipe"]
+    keys = asked.keys() - WITHOUT_EFFECT
+    check_identity(*({f"recipe.{key}": of[key] for key in keys} for of in (asked, had)), source)
 
 
 __all__ = ["check_resume", "find_checkpoint", "require_same_recipe", "resume_run"]
