@@ -1,12 +1,12 @@
-"""The page in processes of its own: `cssfe demo`, and a Space as its host runs it."""
+"""The page as its users start it: `cssfe demo`, and a Space as its host runs it."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +18,9 @@ pytest.importorskip("gradio", reason="the page needs gradio")
 from demo_pages import files_below, free_port
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, CSSFEImageProcessor
+from modeling_cssfe.cli import main
 from modeling_cssfe.demo.classifier import Classifier
 from modeling_cssfe.hub.deployment import write_space
-
-
-ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.slow  # each test's process imports torch, transformers and gradio
 
 
 def offline(work, **more):
@@ -31,15 +28,18 @@ def offline(work, **more):
     return kept | {"HF_HOME": str(work / "home"), "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(work / "gradio")} | more
 
 
-def wait_for(port, process, seconds=120):
+def wait_for(port, process=None, seconds=120):
     end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and (process is None or process.poll() is None):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.2)
-    process.kill()
-    raise RuntimeError(f"no page on port {port}: {process.communicate()[1][-3000:]}")
+    told = ""
+    if process is not None:
+        process.kill()
+        told = process.communicate()[1][-3000:]
+    raise RuntimeError(f"no page on port {port}: {told}")
 
 
 @pytest.fixture(scope="module")
@@ -67,31 +67,41 @@ def assert_same(found, wanted):
     assert [one["score"] for one in found] == pytest.approx([one["score"] for one in wanted], abs=1e-5)
 
 
-def test_the_command_shows_a_model_and_leaves_nothing_when_it_is_ended(tiny_run, scene, wanted, tmp_path):
+def test_the_command_shows_a_model_and_leaves_nothing_when_it_is_ended(tiny_run, scene, wanted, tmp_path, capsys):
     import httpx
 
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "modeling_cssfe.cli", "demo", str(tiny_run), "--port", str(port)],
-        cwd=ROOT, env=offline(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    port, seen = free_port(), {}
+
+    def visit():
+        try:
+            wait_for(port)
+            seen["answer"] = ask(port, scene)[1]
+            upload = {"files": ("left.png", scene.read_bytes())}
+            seen["left"] = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files=upload).json()
+            seen["files"] = files_below(tmp_path / "gradio")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # also if the command is not at work yet
+    visitor = threading.Thread(target=visit)
     try:
-        wait_for(port, process)
-        assert_same(ask(port, scene)[1], wanted)
-        left = httpx.post(
-            f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": ("left.png", scene.read_bytes())}
-        )
-        assert files_below(tmp_path / "gradio") == left.json()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+            visitor.start()
+            assert main(["demo", str(tiny_run), "--port", str(port)]) == 0
     finally:
-        process.send_signal(signal.SIGTERM)
-        told, errors = process.communicate(timeout=60)
-    assert f"http://127.0.0.1:{port}" in told
-    assert "Traceback" not in errors
-    assert process.returncode == 0
-    assert files_below(tmp_path / "gradio") == []
+        visitor.join(60)
+        signal.signal(signal.SIGTERM, before)
+    assert_same(seen["answer"], wanted)
+    assert len(seen["left"]) == 1
+    assert seen["files"] == seen["left"]
+    told = capsys.readouterr()
+    assert f"http://127.0.0.1:{port}" in told.out
+    assert "Traceback" not in told.err
     assert list((tmp_path / "gradio").glob("cssfe-*")) == []
 
 
+@pytest.mark.slow  # a fresh process imports torch, transformers and gradio
 def test_a_space_answers_from_its_own_folder(tiny_run, scene, wanted, tmp_path):
     space = tmp_path / "space"
     CSSFEForImageClassification.from_pretrained(tiny_run).save_pretrained(space / "model")

@@ -14,8 +14,8 @@ from modeling_cssfe.export.torch_export import OUTPUT_NAMES, TOLERANCE, check_ex
 
 # Backbones of other kinds than the convolutional one of all other tests, and whether an export takes other image sizes.
 BACKBONES = {
-    "test_vit": ({}, True),
-    "test_convnext": ({}, True),
+    "test_vit": ({"depth": 2}, True),
+    "test_convnext": ({"depths": [1, 1, 1, 1]}, True),
     "swin_tiny_patch4_window7_224": ({"embed_dim": 24, "depths": [2, 1], "num_heads": [3, 6], "window_size": 4}, False),
 }
 
