@@ -150,9 +150,7 @@ def _store(folder: Path, output_dir: str | None, changes: Mapping[str, Any], pro
             (target / name).write_text(text, encoding="utf-8")
 
     if output_dir:
-        run = RunFolder(output_dir)
-        run.create()
-        run.save_files(copy)
+        RunFolder(output_dir).save_files(copy)
         return
     for name, text in texts.items():
         write_whole(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))

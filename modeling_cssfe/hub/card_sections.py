@@ -370,7 +370,12 @@ def _non_default_settings(recipe: Mapping[str, Any], config: CSSFEConfig) -> str
     defaults = dataclasses.asdict(Recipe())
     # A local path says something about somebody's disk and nothing about the model.
     changed = without_paths(
-        {key: value for key, value in recipe.items() if key not in defaults or value != defaults[key]},
+        {
+            key: value
+            for key, value in recipe.items()
+            # The figures that a paper has published are no setting.
+            if key != "published" and (key not in defaults or value != defaults[key])
+        },
         config.label_names,
     )
     return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).strip() if changed else "# none"

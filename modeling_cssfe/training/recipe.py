@@ -76,7 +76,9 @@ class Recipe:
         warmup_fraction: Share of all updates in which the learning rate rises.
         max_grad_norm: Gradients are scaled down to this norm; `null` for none.
         ema_decay: Decay of the exponential moving average of the weights, which is then what is evaluated and saved;
-            `null` for none. It is reached gradually, so that short runs are not held back by their first weights.
+            `null` for none.
+        ema_warmup: Reach that decay gradually, so that short runs are not held back by their first weights. `false`
+            where they should be: over pretrained weights a part of the first ones keeps fine-tuning from overfitting.
         mixed_precision: `auto` (bf16 where the machine computes in it, otherwise none), `no`, `bf16` or `fp16`.
         freeze_backbone: Train the head alone; the backbone stays in evaluation mode.
         cache_features: Folder for feature maps of the frozen backbone, computed at the first run: the head then trains
@@ -148,6 +150,7 @@ class Recipe:
     warmup_fraction: float = 0.1
     max_grad_norm: float | None = 1.0
     ema_decay: float | None = 0.998
+    ema_warmup: bool = True
     mixed_precision: str = "auto"
     freeze_backbone: bool = False
     cache_features: str | None = None

@@ -165,7 +165,8 @@ class Run:
             enable_activation_checkpointing(model)
         if recipe.sync_batch_norm and accelerator.num_processes > 1:
             self.model = model = convert_sync_batchnorm(model)
-        self.average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        if recipe.ema_decay:
+            self.average = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
         optimizer = build_optimizer(model, recipe)
         if recipe.compile:
             model.compile()
