@@ -183,7 +183,8 @@ class _DryRun:
 
     def _images(self) -> str:
         broken = []
-        for split in self.splits.values():
+        total = 0
+        for name, split in self.splits.items():
             count = min(_DECODED_IMAGES, len(split))
             rows = [index * len(split) // count for index in range(count)]
             on_error = "skip" if self.recipe.skip_unreadable_images else "raise"
@@ -191,7 +192,10 @@ class _DryRun:
                 split.select(rows), on_error=on_error, num_threads=os.cpu_count() or 1, progress=False
             )
             broken += [image_id for _, image_id, _ in report.broken]
-        total = sum(min(_DECODED_IMAGES, len(split)) for split in self.splits.values())
+            left_out = {rows[place] for place, _, _ in report.broken}
+            if left_out:  # as the run will
+                self.splits[name] = split.select([row for row in range(len(split)) if row not in left_out])
+            total += count
         left = f", {len(broken)} unreadable and left out ({broken[0]!r}, ...)" if broken else ""
         return f"{total} decoded{left}"
 

@@ -2,8 +2,10 @@
 
 The file maps a run's folder to its overrides, and to whether its weights are spread over the processes (FSDP2). In a
 case with `kill_at` the second process kills itself before that update, unless torchrun has started the processes again.
+One with `command` is a command line, whose output goes to a file of each process beside that folder.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
+from modeling_cssfe import cli
 from modeling_cssfe.training import engine, load_recipe, loop, train
 from modeling_cssfe.training.environment import build_accelerator
 
@@ -45,6 +48,10 @@ def main():
     for folder, case in json.loads(Path(sys.argv[1]).read_text()).items():
         if "kill_at" in case and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             kill_before(case["kill_at"])
+        if "command" in case:
+            with open(f"{folder}.{os.environ['RANK']}.txt", "w") as output, contextlib.redirect_stdout(output):
+                print("exit code", cli.main(case["command"]))
+            continue
         engine.build_accelerator = sharding_accelerator if case.get("sharded") else build_accelerator
         try:
             train(load_recipe(None, case["overrides"]), folder, quiet=True, resume="auto")

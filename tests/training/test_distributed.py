@@ -81,6 +81,8 @@ def two_processes(uneven_data, tmp_path_factory):
     # Last, as torchrun starts both processes again: what is finished by then, they only look at.
     killed = overrides_of(uneven_data, **CASES["stream"], checkpoint_every_steps=1, **skip)
     cases[str(folder / "killed")] = {"overrides": killed, "kill_at": 5}
+    dry = ["train", "--dry_run", "--output_dir", str(folder / "dry"), "--set", *overrides_of(uneven_data, **skip)]
+    cases[str(folder / "dry")] = {"command": dry}
     (folder / "cases.json").write_text(json.dumps(cases))
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = str(Path(__file__).with_name("rank_runs.py"))
@@ -127,6 +129,16 @@ def test_torchrun_starts_a_run_again_that_lost_a_process_and_it_ends_as_if_nothi
     logs = [[{**entry, "seconds": 0, "images_per_second": 0} for entry in log_of(run)] for run in (whole, killed)]
     assert logs[0] == logs[1]
     assert (two_processes / "restarts").read_text() == "1"
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_two_processes_passes_and_one_shows_it(two_processes):
+    shown, silent = ((two_processes / f"dry.{rank}.txt").read_text() for rank in range(2))
+    assert silent == "exit code 0\n"
+    assert shown.endswith("exit code 0\n")
+    assert "2 process(es)" in shown
+    assert shown.count("│ ok │") == 11
+    assert not (two_processes / "dry").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +13,6 @@ from modeling_cssfe.training.dry_run import Check, check_table, dry_run
 from modeling_cssfe.training.report import show
 
 
-ROOT = Path(__file__).parents[2]
 NAMES = [
     "folder",
     "device",
@@ -114,6 +110,12 @@ def test_an_unreadable_image_is_named_or_left_out(tmp_path):
     assert found(checks)["images"] is False
     assert found(checks)["model"] is True  # what does not need the images is still checked
     assert "train-2" in detail(checks, "images")
+    # One batch of all images would meet the broken one.
+    left_out = tiny_overrides(data, skip_unreadable_images="true", batch_size=18)
+    checks = dry_run(load_recipe(None, left_out), tmp_path / "run")
+    assert found(checks) == dict.fromkeys(NAMES, True)
+    assert "1 unreadable and left out ('train-2', ...)" in detail(checks, "images")
+    assert detail(checks, "batch").startswith("17 x 3")
 
 
 def test_a_class_without_images_is_named(tmp_path):
@@ -146,18 +148,6 @@ def test_a_disk_without_room_is_found(tiny_data, tmp_path, monkeypatch):
     checks = dry_run(load_recipe(None, tiny_overrides(tiny_data)), tmp_path / "run")
     assert [check.name for check in checks if not check.ok] == ["checkpoint"]
     assert "are free; choose another output_dir" in detail(checks, "checkpoint")
-
-
-@pytest.mark.slow  # two processes that import torch and transformers, as in the other tests of several processes
-def test_two_processes_agree(tiny_data, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train/train.py"]
-    command += ["--dry_run", "--output_dir", str(tmp_path / "run"), "--set", *tiny_overrides(tiny_data)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 process(es)" in done.stdout
-    assert done.stdout.count("│ ok │") == len(NAMES)
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_check_that_fails_for_another_process_has_failed(monkeypatch):
