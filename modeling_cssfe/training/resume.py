@@ -109,7 +109,8 @@ def require_same_recipe(recipe: Recipe, results: Mapping[str, Any], source: str)
     asked = json.loads(json.dumps(dataclasses.asdict(recipe)))
     had = dataclasses.asdict(Recipe()) | results["recipe"]
     keys = asked.keys() - WITHOUT_EFFECT
-    check_identity(*({f"recipe.{key}": of[key] for key in keys} for of in (asked, had)), source)
+    found, wanted = ({f"recipe.{key}": of[key] for key in keys} for of in (asked, had))
+    check_identity(found, wanted, source)
 
 
 __all__ = ["check_resume", "find_checkpoint", "require_same_recipe", "resume_run"]
