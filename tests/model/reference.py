@@ -79,6 +79,8 @@ def _slow_image(state, config, features):
         logits = [tokens[c].dot(label_tokens[c]) for c in classes]
     else:
         logits = [state["classifier.weight"][c].dot(tokens[c]) + state["classifier.bias"][c] for c in classes]
+    share = config.map_logit_share
+    logits = [(1 - share) * logit + share * sum(row) / len(row) for logit, row in zip(logits, maps, strict=True)]
     if enhanced is not None:
         enhanced = torch.stack([torch.stack(row) for row in enhanced]).reshape(-1, height, width)
     return torch.stack(logits), maps_tensor, enhanced
