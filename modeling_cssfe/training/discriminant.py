@@ -21,7 +21,7 @@ from .preparation import RunData, loader_workers
 from .recipe import Recipe
 
 
-# Chosen on validation photographs among .02 to .9; .5 to .7 are alike (docs/accuracy.md).
+# Well over half: a thousand images say little about the covariance of two thousand features.
 SHRINKAGE = 0.6
 # Logits of a trained network are about as large, and mostly negative, as most labels are absent.
 SPREAD, OFFSET = 1.5, -1.0
