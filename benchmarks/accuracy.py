@@ -21,6 +21,7 @@ from modeling_cssfe.label_embeddings import resolve_label_embeddings
 from modeling_cssfe.losses import build_loss
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
+from modeling_cssfe.training.discriminant import DiscriminantStatistics
 from modeling_cssfe.training.environment import computes_in_bf16, describe_environment
 
 
@@ -37,6 +38,7 @@ DEFAULTS = {
     "learning_rate": 5e-4,
     "weight_decay": 1e-2,
     "ema": 0.0,
+    "discriminant": False,  # first maps in closed form
     "config": {},
 }
 
@@ -54,6 +56,13 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
         **trial["config"],
     )
     head = Head(config, embeddings[trial["label_embeddings"]]).train()
+    head.model.config.map_logit_share = 0.0  # the loss is that of the fused logit alone
+    if trial["discriminant"]:
+        statistics = DiscriminantStatistics(config.feature_size, config.num_labels)
+        for view in trial["views"]:
+            for rows in torch.arange(len(labels)).split(64):
+                statistics.update(views[view]["features"][rows].float().mean(dim=(2, 3)), labels[rows])
+        head.model.set_class_activation(*statistics.solve())
     loss = build_loss(trial["loss"], class_counts=counts, num_samples=len(labels), **trial["loss_kwargs"])
     sampler = build_sampler(trial["sampler"], labels=labels.numpy(), seed=seed)
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
@@ -92,7 +101,9 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
         schedule.step()
         if trial["ema"]:
             average.update_parameters(head)
-    return (average.module if trial["ema"] else head).eval()
+    trained_head = average.module if trial["ema"] else head
+    trained_head.model.config.map_logit_share = trial["config"].get("map_logit_share", 0.0)
+    return trained_head.eval()
 
 
 @torch.no_grad()

@@ -2,8 +2,13 @@
 
 The bare loop is what a step cannot do without: forward, backward, optimizer, in the same precision and memory format,
 on one batch that lies on the device already. The engine decodes or reads a cache, augments, copies, clips gradients,
-averages weights, watches losses and logs. Epochs of both take turns in one process, so that a machine's moods hit both
-alike; figures are medians over the rounds. Images are noise of VOC's usual size, as JPEG in Parquet.
+averages weights, watches losses and logs. Both take turns in one process, so that a machine's moods hit both alike;
+figures are medians over the rounds. A turn of the engine is two epochs, of which the second counts: while the bare loop
+has its turn, loader processes work ahead. Images are noise of VOC's usual size, as JPEG in Parquet.
+
+`--step_seconds S` lets each step of both loops sleep so long in its forward pass, as a CPU does that waits for a GPU.
+With a backbone that costs nothing (`test_resnet`) this shows on any machine whether its loader would keep such a GPU
+busy.
 
 `--whole_run RECIPE` trains a recipe from beginning to end instead, on given data, and records the time it took.
 Rows are appended to the CSV file.
@@ -15,6 +20,7 @@ import io
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +55,7 @@ DATA: dict[str, dict[str, Any]] = {
 COLUMNS = (
     *("what", "recipe", "data", "images_per_second", "bare_images_per_second", "of_bare", "seconds", "map_total"),
     *("device", "precision", "backbone", "image_size", "batch_size", "num_workers", "compile", "epochs", "images"),
-    *("rounds", "peak_gpu_bytes"),
+    *("rounds", "peak_gpu_bytes", "step_seconds"),
 )
 
 
@@ -108,6 +114,10 @@ class BareLoop:
         return steps * len(self.images) / (time.perf_counter() - started)
 
 
+def sleep(seconds: float, *arguments: Any) -> None:
+    time.sleep(seconds)
+
+
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -122,7 +132,7 @@ def measure(arguments, name: str, data: Path, folder: Path) -> dict:
         "label_embeddings": "random",
         "image_size": arguments.image_size,
         "batch_size": arguments.batch_size,
-        "epochs": arguments.rounds + 1,
+        "epochs": 2 * (arguments.rounds + 1),
         "mixed_precision": arguments.precision,
         "num_workers": arguments.num_workers,
         "compile": arguments.compile,
@@ -136,6 +146,8 @@ def measure(arguments, name: str, data: Path, folder: Path) -> dict:
     model = build_run_model(recipe, loaded)
     processor = CSSFEImageProcessor.from_model_config(model.config)
     loaders = build_run_loaders(recipe, processor, loaded, False)
+    if arguments.step_seconds:
+        model.register_forward_pre_hook(partial(sleep, arguments.step_seconds))
     bare = BareLoop(model, recipe, accelerator.device, accelerator.mixed_precision, len(loaded.label_names))
     run = Run(recipe, loaded, RunFolder(folder / "run"), accelerator, model, loaders, quiet=True)
     run.folder.create()
@@ -145,10 +157,12 @@ def measure(arguments, name: str, data: Path, folder: Path) -> dict:
     engine_rates, bare_rates = [], []
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for epoch in range(1, arguments.rounds + 2):
-        run.epoch, run.step = epoch, 0
-        run.set_epoch()
-        engine_rates.append(train_epoch(run)["images_per_second"])
+    for turn in range(arguments.rounds + 1):
+        for epoch in (2 * turn + 1, 2 * turn + 2):
+            run.epoch, run.step = epoch, 0
+            run.set_epoch()
+            rate = train_epoch(run)["images_per_second"]
+        engine_rates.append(rate)
         bare_rates.append(bare.images_per_second(steps))
     engine_rates, bare_rates = engine_rates[1:], bare_rates[1:]  # the first of each warms up
     return {
@@ -159,6 +173,7 @@ def measure(arguments, name: str, data: Path, folder: Path) -> dict:
         "of_bare": round(statistics.median(a / b for a, b in zip(engine_rates, bare_rates, strict=True)), 3),
         "images": steps * recipe.batch_size,
         "rounds": arguments.rounds,
+        "step_seconds": arguments.step_seconds or None,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None,
         **described(
             recipe, accelerator.device.type, accelerator.mixed_precision, loaders[recipe.train_split].num_workers
@@ -210,6 +225,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128, help="images of an epoch")
     parser.add_argument("--classes", type=int, default=20, help="number of classes")
     parser.add_argument("--rounds", type=int, default=5, help="timed epochs of each")
+    parser.add_argument("--step_seconds", type=float, default=0.0, help="what each forward pass sleeps")
     parser.add_argument("--precision", default="auto", choices=["auto", "no", "bf16", "fp16"], help="of both loops")
     parser.add_argument("--num_workers", type=int, help="loader processes; by default the engine's choice")
     parser.add_argument("--compile", action="store_true", help="torch.compile in both loops")

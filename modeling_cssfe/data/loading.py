@@ -4,7 +4,7 @@
 The random numbers of an image's augmentation are seeded by (seed, epoch, image, how often the epoch drew that image
 before). So the same epoch gives the same batches with any number of workers, after a restart, and on any number of
 processes, and a rare image that a re-balancing sampler draws ten times is augmented in ten ways. The sampler counts the
-draws and hands on (image, draw); the epoch lies in shared memory, where workers that outlive an epoch see it.
+draws and hands on (image, draw, epoch), so a worker may load an image of one epoch while another loads one of the next.
 """
 
 import logging
@@ -46,11 +46,19 @@ class BrokenImage(NamedTuple):
     message: str
 
 
+class ItemKey(NamedTuple):
+    """What an `EpochSampler` draws: a row, how often the epoch drew it before, and the epoch, from 0."""
+
+    row: int
+    draw: int = 0
+    epoch: int = 0
+
+
 class ImageDataset(Dataset):
     """A torch data set over one that `load_images` gave: decoded, transformed, with multi-hot labels.
 
     An item is `{"pixel_values": (3, H, W) float, "labels": (C,) float32, "index": int}`; labels are 1, 0 or -1
-    (unknown), and the index is the row of the data set.
+    (unknown), and the index is the row of the data set. Its key is that row, or an `ItemKey`.
 
     Args:
         dataset: With the columns `image_id`, `image`, `labels` and, perhaps, `unknown_labels`.
@@ -94,23 +102,13 @@ class ImageDataset(Dataset):
         self.draft_size = check_draft_size(draft_size)
         self.cache = cache
         self._rows: _Rows | None = None
-        # In shared memory: worker processes see a new epoch, and this process what they left out.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # In shared memory: this process sees what its workers left out.
         self._broken = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_() if on_error == "skip" else None
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose random numbers are drawn."""
-        return int(self._epoch)
 
     @property
     def skipped(self) -> list[int]:
         """Rows that were left out so far, by this process and its workers, because they cannot be decoded."""
         return [] if self._broken is None else self._broken.nonzero().flatten().tolist()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, also for worker processes that already run."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -118,8 +116,8 @@ class ImageDataset(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": None}
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any] | BrokenImage:
-        index, draw = key if isinstance(key, tuple) else (key, 0)
+    def __getitem__(self, key: "int | ItemKey") -> dict[str, Any] | BrokenImage:
+        index, draw, epoch = key if isinstance(key, tuple) else ItemKey(key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images.")
         index %= len(self)
@@ -135,7 +133,7 @@ class ImageDataset(Dataset):
                 logger.warning("%s It is skipped.", error)
             self._broken[index] = 1
             return BrokenImage(str(error))
-        pixels = augment(self.transform, image, mix_seed(_AUGMENTATION, self.seed, self.epoch, index, draw))
+        pixels = augment(self.transform, image, mix_seed(_AUGMENTATION, self.seed, epoch, index, draw))
         labels = multi_hot(row["labels"], len(self.label_names), row.get("unknown_labels") or ())
         return as_item(pixels) | {"labels": torch.from_numpy(labels), "index": index}
 
@@ -230,28 +228,27 @@ def _death(how: str) -> str:
     )
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Draws (image, how often the epoch drew it before) from another sampler, and tells the epoch to everyone.
+class EpochSampler(Sampler[ItemKey]):
+    """Draws images from another sampler, each with how often the epoch drew it before, and the epoch.
 
     Args:
         sampler: Yields indices of the data set; its `set_epoch`, if it has one, is called too.
-        dataset: The data set whose epoch goes along.
     """
 
-    def __init__(self, sampler: Iterable[int], dataset: ImageDataset):
+    def __init__(self, sampler: Iterable[int]):
         self.sampler = sampler
-        self.dataset = dataset
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the order and of the augmentation; call it before each epoch."""
-        self.dataset.set_epoch(epoch)
+        self.epoch = epoch
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        draws: Counter[int] = Counter()
+    def __iter__(self) -> Iterator[ItemKey]:
+        epoch, draws = self.epoch, Counter[int]()
         for index in self.sampler:
-            yield int(index), draws[int(index)]
+            yield ItemKey(int(index), draws[int(index)], epoch)
             draws[int(index)] += 1
 
     def __len__(self) -> int:
@@ -376,7 +373,7 @@ def build_data_loader(
     return WatchedDataLoader(
         images,
         batch_size=batch_size,
-        sampler=EpochSampler(order, images),
+        sampler=EpochSampler(order),
         num_workers=num_workers,
         collate_fn=collate_images,
         drop_last=drop_last,
@@ -397,6 +394,7 @@ __all__ = [
     "DataLoadingError",
     "EpochSampler",
     "ImageDataset",
+    "ItemKey",
     "WatchedDataLoader",
     "build_data_loader",
     "collate_images",

@@ -253,7 +253,8 @@ class FeatureCache:
 
     def _write(self, file: Path, parts: dict[str, Any], batches: Iterator[torch.Tensor]) -> None:
         """Write batch by batch, so that the maps of a split need not fit into memory."""
-        temporary = file.with_name(f".saving-{os.getpid()}-{file.name}")
+        # Nobody else writes this name under the lock: a file that has it was left by a killed process.
+        temporary = file.with_name(f".saving-{file.name}")
         try:
             with temporary.open("wb") as opened:
                 self._write_batches(opened, parts, batches)

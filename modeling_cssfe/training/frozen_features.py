@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..data import EpochSampler, label_matrix, label_names_of
-from ..data.loading import WatchedDataLoader, mix_seed
+from ..data.loading import ItemKey, WatchedDataLoader, mix_seed
 from ..modeling_cssfe import CSSFEForImageClassification
 from ..samplers import build_sampler
 from .feature_cache import FeatureCache, FeatureViews
@@ -44,20 +44,15 @@ class FeatureDataset(Dataset):
         self.labels = torch.from_numpy(label_matrix(dataset)).float()
         self.views = list(maps.values())
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, by which views are chosen."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        index, draw = key if isinstance(key, tuple) else (key, 0)
+    def __getitem__(self, key: int | ItemKey) -> dict[str, Any]:
+        index, draw, epoch = key if isinstance(key, tuple) else ItemKey(key)
         view = 0
         if len(self.views) > 1:
-            view = mix_seed(_VIEW, self.seed, self.epoch, index, draw) % len(self.views)
+            view = mix_seed(_VIEW, self.seed, epoch, index, draw) % len(self.views)
         return {"pixel_values": self.views[view][index], "labels": self.labels[index], "index": index}
 
 
@@ -117,7 +112,7 @@ def build_feature_loaders(
         loaders[name] = WatchedDataLoader(
             images,
             batch_size=recipe.batch_size if training else 2 * recipe.batch_size,
-            sampler=EpochSampler(order, images),
+            sampler=EpochSampler(order),
             collate_fn=default_collate,
             drop_last=training and len(images) > recipe.batch_size * accelerator.num_processes,
             pin_memory=accelerator.device.type == "cuda",

@@ -21,6 +21,7 @@ from ..data.streaming import StreamingLoader
 from ..modeling_cssfe import CSSFEForImageClassification
 from .checkpoint import CheckpointStore
 from .device_augmentation import DeviceAugmentation
+from .epoch_loader import EpochLoader
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
 from .preparation import RunData
@@ -77,7 +78,8 @@ class Run:
         folder: Where results go.
         accelerator: Devices and processes.
         model: The model itself.
-        loaders: One a split; prepared by the accelerator once `prepare` has run.
+        loaders: One a split; once `prepare` has run, that of the training split is an `EpochLoader` or a stream, and
+            the others are prepared by the accelerator.
         observers: Called in this order.
         quiet: Print nothing.
         prepared: The model as the accelerator wraps it.
@@ -170,9 +172,10 @@ class Run:
         optimizer = build_optimizer(model, recipe)
         if recipe.compile:
             model.compile()
-        # A stream is shared among the processes already.
-        shared = {name: loader for name, loader in self.loaders.items() if not isinstance(loader, StreamingLoader)}
-        self._train_sampler: Any = getattr(self.train_loader, "sampler", None)
+        # A stream is shared among the processes already, and the training split's loader shares itself.
+        shared = {name: loader for name, loader in self.loaders.items() if name != recipe.train_split}
+        if not isinstance(self.train_loader, StreamingLoader):
+            self.loaders[recipe.train_split] = EpochLoader(self.train_loader, accelerator, recipe.epochs)
         if accelerator.distributed_type == DistributedType.FSDP:
             # Accelerate asks for the embeddings of text models, and transformers raises for models of images.
             for name in ("get_input_embeddings", "get_output_embeddings"):
@@ -185,10 +188,9 @@ class Run:
         self.identity = run_identity(self)
 
     def set_epoch(self) -> None:
-        """Tell the epoch to the order, the augmentation and the loss."""
-        self.train_loader.set_epoch(self.epoch - 1)
-        if self._train_sampler is not None:
-            self._train_sampler.set_epoch(self.epoch - 1)
+        """Tell the epoch to the loss, and to a stream."""
+        if isinstance(self.train_loader, StreamingLoader):
+            self.train_loader.set_epoch(self.epoch - 1)
         criterion: Any = self.model.loss_function
         if hasattr(criterion, "set_epoch"):  # deferred re-weighting
             criterion.set_epoch(self.epoch - 1, self.recipe.epochs)
@@ -197,9 +199,7 @@ class Run:
         """Yield what is left of the epoch, on the device."""
         if isinstance(self.train_loader, StreamingLoader):  # knows its place itself
             return (send_to_device(batch, self.accelerator.device, non_blocking=True) for batch in self.train_loader)
-        if self.step:
-            return self.accelerator.skip_first_batches(self.train_loader, self.step)
-        return self.train_loader
+        return self.train_loader.batches(self.epoch - 1, done=self.step)
 
     def stop_wanted(self) -> bool:
         """Whether a signal came to any process; all must ask."""

@@ -1,5 +1,8 @@
 import json
 import logging
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, CSSFEImageP
 from modeling_cssfe.backbone_cssfe import CSSFEBackbone
 from modeling_cssfe.cli import main
 from modeling_cssfe.data import decode_image, load_images
+from modeling_cssfe.data.loading import ItemKey
 from modeling_cssfe.training import evaluate_model, load_recipe, loop, train
 from modeling_cssfe.training.feature_cache import FeatureCache, FeatureViews
 from modeling_cssfe.training.frozen_features import FeatureDataset, FeatureFeed
@@ -198,6 +202,38 @@ def test_an_interruption_leaves_no_file_behind(small_cache, tiny_data, monkeypat
     assert [file.name for file in cache.folder.iterdir() if not file.name.endswith(".lock")] == []
 
 
+def test_what_a_killed_process_left_of_a_file_is_written_over(small_cache, weights, tiny_data):
+    code = """if True:
+        import os, signal, sys
+        from modeling_cssfe import CSSFEForImageClassification
+        from modeling_cssfe.data import load_images
+        from modeling_cssfe.training.feature_cache import FeatureCache, FeatureViews
+
+        options = {"class_counts": [3, 8, 14], "image_size": 64, "label_embeddings": "random"}
+        model = CSSFEForImageClassification.from_backbone("test_resnet", backbone_weights=sys.argv[1], **options)
+        cache = FeatureCache(sys.argv[2], model.cssfe.backbone, model.config, precision="fp32", batch_size=6)
+        compute = cache._compute
+
+        def killed(*arguments):
+            for number, batch in enumerate(compute(*arguments)):
+                if number == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+        cache._compute = killed
+        cache.maps(load_images(sys.argv[3])["train"], "train", FeatureViews(1))
+    """
+    cache = small_cache(batch_size=6)
+    arguments = [str(argument) for argument in (weights, cache.folder, tiny_data)]
+    killed = subprocess.run([sys.executable, "-c", code, *arguments])
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = cache.folder.glob(".saving-*")
+    maps = cache.maps(load_images(tiny_data)["train"], "train", FeatureViews(1))
+    assert left.name == f".saving-{next(cache.folder.glob('train-*.safetensors')).name}"
+    assert not list(cache.folder.glob(".saving-*"))
+    assert len(maps["plain"]) == 18
+
+
 def test_a_disk_without_room_is_refused_in_one_line(small_cache, tiny_data, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
@@ -226,8 +262,8 @@ def test_epochs_show_all_views_equally_and_repeat_themselves(tiny_data):
     items = FeatureDataset(dataset, maps, seed=5)
 
     def epoch(number):
-        items.set_epoch(number)
-        return [items[index, draw]["pixel_values"].item() for index in range(18) for draw in range(3)]
+        keys = [ItemKey(index, draw, number) for index in range(18) for draw in range(3)]
+        return [items[key]["pixel_values"].item() for key in keys]
 
     seen = np.array([epoch(number) for number in range(60)])
     assert np.array_equal(seen[7], epoch(7))
