@@ -14,7 +14,7 @@ import yaml
 from ablations import append_row, read_rows
 from frozen_maps import Head, extract
 
-from modeling_cssfe import CSSFEConfig
+from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.data import class_statistics, label_names_of, load_images
 from modeling_cssfe.data.stratification import stratified_split
 from modeling_cssfe.label_embeddings import resolve_label_embeddings
@@ -23,6 +23,7 @@ from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
 from modeling_cssfe.training.discriminant import DiscriminantStatistics
 from modeling_cssfe.training.environment import computes_in_bf16, describe_environment
+from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
 
 COLUMNS = ("map_total", "map_head", "map_medium", "map_tail")
@@ -38,12 +39,12 @@ DEFAULTS = {
     "learning_rate": 5e-4,
     "weight_decay": 1e-2,
     "ema": 0.0,
-    "discriminant": False,  # first maps in closed form
+    "class_activation_init": "random",
     "config": {},
 }
 
 
-def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, counts) -> Head:
+def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, counts, classifier) -> Head:
     torch.manual_seed(seed)
     labels = views["plain"]["labels"]
     config = CSSFEConfig(
@@ -57,8 +58,9 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
     )
     head = Head(config, embeddings[trial["label_embeddings"]]).train()
     head.model.config.map_logit_share = 0.0  # the loss is that of the fused logit alone
-    if trial["discriminant"]:
-        statistics = DiscriminantStatistics(config.feature_size, config.num_labels)
+    if trial["class_activation_init"] != "random":
+        known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
+        statistics = DiscriminantStatistics(config.feature_size, config.num_labels, classifier=known)
         for view in trial["views"]:
             for rows in torch.arange(len(labels)).split(64):
                 statistics.update(views[view]["features"][rows].float().mean(dim=(2, 3)), labels[rows])
@@ -143,6 +145,8 @@ def main() -> None:
     judged = extract(arguments, "validation", ["plain", "flip"])
     labels = judged["plain"]["labels"].numpy()
     halves = stratified_split(labels, [len(labels) // 2, len(labels) - len(labels) // 2], seed=0)
+    whole = CSSFEForImageClassification(CSSFEConfig(backbone=arguments.backbone, ablation="net0"))
+    classifier = load_pretrained_classifier(whole, arguments.backbone_weights)
     environment = describe_environment()
     for seed in arguments.seeds:
         for name in wanted:
@@ -151,7 +155,7 @@ def main() -> None:
                 continue
             trial = {**DEFAULTS, **(trials[name] or {})}
             started = time.perf_counter()
-            head = train_head(trial, seed, views, embeddings, names, counts)
+            head = train_head(trial, seed, views, embeddings, names, counts, classifier)
             plain, flipped = (score(head, judged[view]["features"]).numpy() for view in ("plain", "flip"))
             row = {"trial": name, "seed": seed}
             parts = {"": (plain, slice(None)), "_a": (plain, halves[0]), "_b": (plain, halves[1])}

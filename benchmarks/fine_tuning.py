@@ -30,6 +30,7 @@ from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
 from modeling_cssfe.training.discriminant import initialize_class_activation
 from modeling_cssfe.training.environment import describe_environment
+from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
 
 COLUMNS = ("map_total", "map_head", "map_medium", "map_tail")
@@ -151,12 +152,16 @@ def train(trial: dict, seed: int, images: torch.Tensor, photographs: Photographs
         torch.tensor(value, device=device)[None, :, None, None]
         for value in (model.config.image_mean, model.config.image_std)
     )
-    if trial["class_activation_init"] == "discriminant":
+    if trial["class_activation_init"] != "random":
         looks = (
             {"pixel_values": (shrink(batch, trial["image_size"]) - mean) / std, "labels": labels}
             for batch, labels in zip(images.split(64), targets.split(64), strict=True)
         )
-        initialize_class_activation(model, looks, Accelerator(mixed_precision="bf16", cpu=device == "cpu"))
+        classifier = None
+        if trial["class_activation_init"] == "discriminant_and_classifier":
+            classifier = load_pretrained_classifier(model, arguments.backbone_weights)
+        accelerator = Accelerator(mixed_precision="bf16", cpu=device == "cpu")
+        initialize_class_activation(model, looks, accelerator, classifier=classifier)
     frozen = trial["backbone_learning_rate"] == 0
     backbone.requires_grad_(not frozen)
     groups: dict[tuple[bool, bool], list] = {}

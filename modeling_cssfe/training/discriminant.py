@@ -3,7 +3,10 @@
 
 A class with a handful of images cannot teach a map where to look within a few epochs of gradient steps. Its mean
 feature, seen against the covariance that all images share, can: on photographs in the shape of LT-VOC this closed form
-alone classifies better than a 1x1 convolution trained for fifteen epochs (docs/accuracy.md). Not part of the paper.
+alone classifies better than a 1x1 convolution trained for fifteen epochs (docs/accuracy.md). The classifier that the
+backbone was pretrained with knows more: of four images with cows it says "ox", and what an ox looks like it has learned
+from a thousand others. Its rows, weighted by how much likelier their classes are where a class is present, are a second
+direction. Not part of the paper.
 """
 
 from collections.abc import Iterable
@@ -18,11 +21,14 @@ from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
 from .frozen_features import FeatureDataset
 from .preparation import RunData, loader_workers
+from .pretrained_classifier import PretrainedClassifier, load_pretrained_classifier
 from .recipe import Recipe
 
 
 # Well over half: a thousand images say little about the covariance of two thousand features.
 SHRINKAGE = 0.6
+# Below this share of an even one, a pretrained class counts as never seen: ratios of such small numbers mean nothing.
+SELDOM = 0.1
 # Logits of a trained network are about as large, and mostly negative, as most labels are absent.
 SPREAD, OFFSET = 1.5, -1.0
 
@@ -34,15 +40,25 @@ class DiscriminantStatistics:
         num_features: Width D of the features.
         num_classes: Number C of classes.
         device: Where the fp64 sums are kept.
+        classifier: The classifier that the backbone was pretrained with, if it is to be heard.
     """
 
-    def __init__(self, num_features: int, num_classes: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        device: torch.device | str = "cpu",
+        classifier: PretrainedClassifier | None = None,
+    ):
         options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self.count = 0
         self.total = torch.zeros(num_features, **options)
         self.products = torch.zeros(num_features, num_features, **options)
         self.class_totals = torch.zeros(2, num_classes, num_features, **options)  # absent, present
         self.class_counts = torch.zeros(2, num_classes, **options)
+        self.classifier = None if classifier is None else classifier.to(**options)
+        if self.classifier is not None:
+            self.posterior_totals = torch.zeros(2, num_classes, len(self.classifier.bias), **options)
 
     def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Add `(B, D)` features with `(B, C)` labels; `-1` or NaN is unknown and counts as neither."""
@@ -54,14 +70,19 @@ class DiscriminantStatistics:
             chosen = (labels == value).double()
             self.class_totals[value] += chosen.T @ features
             self.class_counts[value] += chosen.sum(dim=0)
+            if self.classifier is not None:
+                self.posterior_totals[value] += chosen.T @ self.classifier.probabilities(features)
 
     def solve(
         self, shrinkage: float = SHRINKAGE, spread: float = SPREAD, offset: float = OFFSET
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The discriminant: for each class `S^-1 (mean where present - mean where absent)`.
 
-        S is the covariance over all images, shrunken: `(1 - shrinkage) cov + shrinkage tr(cov) / D I`. Each class is
-        scaled so that its logit has the standard deviation `spread` and the mean `offset` over the images.
+        S is the covariance over all images, shrunken: `(1 - shrinkage) cov + shrinkage tr(cov) / D I`. A pretrained
+        classifier adds its rows, at equal spread, weighted by `p log(p / q)` where that is positive: p and q are the
+        mean probabilities of the row's class where the new class is present and where it is absent, so the weight is
+        the row's part of the divergence between the two. Each class is scaled so that its logit has the standard
+        deviation `spread` and the mean `offset` over the images.
 
         Args:
             shrinkage: In (0, 1].
@@ -89,11 +110,24 @@ class DiscriminantStatistics:
         shrunken = (1 - shrinkage) * covariance
         shrunken.diagonal().add_(shrinkage * average)
         absent, present = self.class_totals / self.class_counts[..., None]
-        directions = torch.linalg.solve(shrunken, (present - absent).T).T
-        deviation = (directions @ covariance * directions).sum(dim=1).clamp(min=0).sqrt()
-        scale = torch.where(deviation > 0, spread / deviation, 0)
-        weight = directions * scale[:, None]
+        directions = _of_unit_spread(torch.linalg.solve(shrunken, (present - absent).T).T, covariance)
+        if self.classifier is not None:
+            rows = self.classifier.weight - self.classifier.weight.mean(dim=0)  # what all rows share tells no class
+            directions = _of_unit_spread(directions + _of_unit_spread(self._relevance() @ rows, covariance), covariance)
+        weight = spread * directions
         return weight.float(), (offset - weight @ mean).float()
+
+    def _relevance(self) -> torch.Tensor:
+        """`(C, K)`: how much each pretrained class speaks for each class."""
+        absent, present = self.posterior_totals / self.class_counts[..., None]
+        floor = SELDOM / present.shape[1]
+        return (present * (present.clamp(min=torch.finfo(present.dtype).tiny) / (absent + floor)).log()).clamp(min=0)
+
+
+def _of_unit_spread(directions: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """Scale `(C, D)` directions so that logits along them have the standard deviation 1; those of none become 0."""
+    deviation = (directions @ covariance * directions).sum(dim=1, keepdim=True).clamp(min=0).sqrt()
+    return torch.where(deviation > 0, directions / deviation, 0)
 
 
 @torch.no_grad()
@@ -102,6 +136,7 @@ def initialize_class_activation(
     batches: Iterable[dict[str, torch.Tensor]],
     accelerator: Accelerator,
     progress: bool = False,
+    classifier: PretrainedClassifier | None = None,
 ) -> None:
     """Set a model's class activation layer to the discriminant of its features.
 
@@ -110,12 +145,13 @@ def initialize_class_activation(
         batches: `pixel_values` and `labels` of the training images, each image once or equally often.
         accelerator: Its device and precision.
         progress: Show a progress bar.
+        classifier: As for `DiscriminantStatistics`.
 
     Raises:
         ValueError: A class is present in no image or in all.
     """
     classes, width = model.cssfe.class_activation.weight.shape[:2]
-    statistics = DiscriminantStatistics(width, classes, accelerator.device)
+    statistics = DiscriminantStatistics(width, classes, accelerator.device, classifier)
     training = model.training
     model.eval()
     inputs: list[torch.Tensor] = []
@@ -153,4 +189,15 @@ def first_look(
     )
 
 
-__all__ = ["DiscriminantStatistics", "first_look", "initialize_class_activation"]
+def recipe_classifier(recipe: Recipe, model: CSSFEForImageClassification) -> PretrainedClassifier | None:
+    """The pretrained classifier, if the recipe wants to hear it.
+
+    Raises:
+        ValueError: There is none that fits.
+    """
+    if recipe.class_activation_init != "discriminant_and_classifier":
+        return None
+    return load_pretrained_classifier(model, recipe.backbone_weights)
+
+
+__all__ = ["DiscriminantStatistics", "first_look", "initialize_class_activation", "recipe_classifier"]

@@ -24,6 +24,7 @@ from ..data import class_statistics, label_names_of, require_every_class, verify
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
 from .checkpoint import verify_checkpoint
+from .discriminant import recipe_classifier
 from .divergence import LossMonitor
 from .engine import build_run_accelerator
 from .evaluation import align_labels
@@ -217,6 +218,7 @@ class _DryRun:
 
     def _model(self) -> str:
         self.model = build_run_model(self.recipe, self.data)
+        recipe_classifier(self.recipe, self.model)  # whether there is one
         self.processor = CSSFEImageProcessor.from_model_config(self.model.config)
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         text = f"{self.recipe.backbone}, {weights / 1e6:.2f} M weights"

@@ -17,7 +17,7 @@ from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 from ..data.streaming import StreamingLoader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from .checkpoint import CheckpointStore
-from .discriminant import first_look, initialize_class_activation
+from .discriminant import first_look, initialize_class_activation, recipe_classifier
 from .environment import build_accelerator, describe_environment
 from .frozen_features import FeatureFeed, build_feature_loaders
 from .loop import SUMMARY, fit
@@ -104,10 +104,10 @@ def _train(
     else:
         loaders = build_feature_loaders(recipe, model, data.splits, accelerator, show_progress)
         FeatureFeed(model)
-    if recipe.class_activation_init == "discriminant" and checkpoint is None:
+    if recipe.class_activation_init != "random" and checkpoint is None:
         model.to(accelerator.device)
         batches = first_look(recipe, processor, data, loaders[recipe.train_split])
-        initialize_class_activation(model, batches, accelerator, show_progress)
+        initialize_class_activation(model, batches, accelerator, show_progress, recipe_classifier(recipe, model))
     if accelerator.is_main_process:
         folder.create()
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)

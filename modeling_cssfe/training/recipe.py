@@ -29,7 +29,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
 SUFFIXES = (".yaml", ".yml")
-CLASS_ACTIVATION_INITS = ("random", "discriminant")
+CLASS_ACTIVATION_INITS = ("random", "discriminant", "discriminant_and_classifier")
 
 
 @dataclass
@@ -54,8 +54,9 @@ class Recipe:
         backbone_kwargs: Further arguments of `timm.create_model`.
         backbone_weights: `true` (timm's, from the Hub), a local `.safetensors` file, or `false`.
         label_embeddings: Text encoder by name or folder, word vectors, `.safetensors` file, or `random`.
-        class_activation_init: First weights of the layer that makes the maps: `random`, or `discriminant`, the shrunken
-            linear discriminant of the training images' features, in closed form.
+        class_activation_init: First weights of the layer that makes the maps: `random`; `discriminant`, the shrunken
+            linear discriminant of the training images' features, in closed form; or `discriminant_and_classifier`,
+            which adds rows of the classifier that the backbone was pretrained with, from the file of its weights.
         image_size: Image side in pixels.
         loss: Name of a loss, see `cssfe losses`.
         loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).

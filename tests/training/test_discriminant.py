@@ -2,13 +2,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
+from scipy.special import softmax
 from sklearn.covariance import shrunk_covariance
+from tiny_runs import tiny_overrides
 
-from modeling_cssfe import CSSFEForImageClassification
+from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
+from modeling_cssfe.data import decode_image, label_matrix, load_images
 from modeling_cssfe.training import load_recipe, train
 from modeling_cssfe.training.discriminant import DiscriminantStatistics, initialize_class_activation
 from modeling_cssfe.training.environment import build_accelerator
+from modeling_cssfe.training.pretrained_classifier import PretrainedClassifier, load_pretrained_classifier
 
 
 def draw(images=200, width=6, classes=3, seed=0):
@@ -103,6 +109,89 @@ def test_the_maps_of_a_model_average_to_the_discriminant_of_its_features(ablatio
     assert not model.training
 
 
+def pretrained(rows=7, width=6, seed=1):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(rows, width)), generator.normal(size=rows)
+
+
+def test_a_pretrained_classifier_adds_its_rows_by_how_much_likelier_their_classes_are():
+    features, labels = draw()
+    rows, bias = pretrained()
+    classifier = PretrainedClassifier(torch.from_numpy(rows).float(), torch.from_numpy(bias).float())
+    statistics = DiscriminantStatistics(6, 3, classifier=classifier)
+    for start in range(0, 200, 64):
+        statistics.update(*(torch.from_numpy(array[start : start + 64]) for array in (features, labels)))
+    weight, _ = (tensor.double().numpy() for tensor in statistics.solve())
+    discriminant, _ = solve(features, labels)
+    probabilities = softmax(features.astype(np.float64) @ rows.T + bias, axis=1)
+    for c in range(3):
+        present = labels[:, c] == 1
+        relevance = np.zeros(7)
+        for k in range(7):
+            p, q = probabilities[present, k].mean(), probabilities[~present, k].mean()
+            relevance[k] = max(0.0, p * np.log(p / (q + 0.1 / 7)))
+        wanted = relevance @ (rows - rows.mean(0))
+        wanted = wanted / (features @ wanted).std() + discriminant[c] / (features @ discriminant[c]).std()
+        np.testing.assert_allclose(weight[c], 1.5 * wanted / (features @ wanted).std(), rtol=2e-3, atol=1e-4)
+
+
+def test_a_pretrained_class_that_never_shows_and_a_classifier_that_says_nothing_do_no_harm():
+    features, labels = draw()
+    rows, bias = pretrained()
+    never = torch.tensor([*bias[:6], -1e6], dtype=torch.float32)
+    for weight, biases in ((rows, never), (np.ones_like(rows), torch.zeros(7))):
+        classifier = PretrainedClassifier(torch.from_numpy(weight).float(), biases)
+        statistics = DiscriminantStatistics(6, 3, classifier=classifier)
+        statistics.update(torch.from_numpy(features), torch.from_numpy(labels))
+        found, _ = statistics.solve()
+        assert torch.isfinite(found).all()
+    # Rows that are all alike tell no class: what is left is the discriminant.
+    np.testing.assert_allclose(found.numpy(), solve(features, labels)[0], rtol=1e-3, atol=1e-5)
+
+
+def backbone_file(path, **left_out):
+    """A file of timm's `test_resnet` with its classifier; gives its state."""
+    torch.manual_seed(0)
+    state = timm.create_model("test_resnet").state_dict()
+    save_file({key: value for key, value in state.items() if key not in left_out}, path)
+    return state
+
+
+def small_model(**options):
+    return CSSFEForImageClassification.from_backbone(
+        "test_resnet", class_counts=[9, 5], label_embeddings="random", **{"backbone_weights": False, **options}
+    )
+
+
+def test_the_classifier_is_read_from_the_file_of_the_backbones_weights(tmp_path):
+    state = backbone_file(tmp_path / "whole.safetensors")
+    timm_model = timm.create_model("test_resnet").eval()
+    timm_model.load_state_dict(state)
+    model = small_model(backbone_weights=tmp_path / "whole.safetensors").eval()
+    classifier = load_pretrained_classifier(model, tmp_path / "whole.safetensors")
+    pixels = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        found = classifier.probabilities(model.cssfe.backbone(pixels).mean((2, 3)))
+        torch.testing.assert_close(found, timm_model(pixels).softmax(dim=1))
+
+
+def test_a_classifier_that_is_not_there_or_does_not_fit_is_an_error_in_one_line(tmp_path):
+    whole, bare, other = (tmp_path / f"{name}.safetensors" for name in ("whole", "bare", "other"))
+    state = backbone_file(whole)
+    backbone_file(bare, **{"fc.weight": None, "fc.bias": None})
+    save_file({**state, "fc.weight": torch.zeros(10, 3)}, other)
+    for model, weights, part in (
+        (small_model(), False, "backbone_weights is false"),
+        (small_model(), bare, "do not hold fc.weight, the classifier of 'test_resnet'"),
+        (small_model(), other, "takes 3 features"),
+        (small_model(feature_size=8), whole, "feature_size 8 puts a new layer behind 'test_resnet'"),
+    ):
+        with pytest.raises(ValueError, match=part) as caught:
+            load_pretrained_classifier(model, weights)
+        assert "set class_activation_init to discriminant" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_run_starts_from_the_discriminant(frozen, tmp_path):
     values = {"class_activation_init": "discriminant", "learning_rate": 1e-12, "backbone_learning_rate": 1e-12}
@@ -118,3 +207,20 @@ def test_a_run_starts_from_the_discriminant(frozen, tmp_path):
     ).cssfe.class_activation.weight
     # Random first weights are within 1 / sqrt(D); a discriminant of such weak features is far larger.
     assert weight.abs().mean() > 3 * other.abs().mean()
+
+
+def test_a_run_hears_the_pretrained_classifier(tiny_data, tmp_path):
+    file = tmp_path / "backbone.safetensors"
+    backbone_file(file)
+    values = {"class_activation_init": "discriminant_and_classifier", "learning_rate": 1e-12, "weight_decay": 0.0}
+    values |= {"backbone_weights": str(file), "epochs": 1, "ema_decay": None, "freeze_backbone": True}
+    train(load_recipe(None, tiny_overrides(tiny_data, mixed_precision="no"), values), tmp_path / "run", quiet=True)
+    model = CSSFEForImageClassification.from_pretrained(tmp_path / "run")
+    data = load_images(tiny_data)["train"]
+    processor = CSSFEImageProcessor.from_pretrained(tmp_path / "run")
+    pixels = processor([decode_image(row["image"]) for row in data], return_tensors="pt")["pixel_values"]
+    statistics = DiscriminantStatistics(96, 3, classifier=load_pretrained_classifier(model, file))
+    with torch.no_grad():
+        statistics.update(model.cssfe.backbone(pixels).mean((2, 3)), torch.from_numpy(label_matrix(data)))
+    weight, _ = statistics.solve()
+    torch.testing.assert_close(model.cssfe.class_activation.weight.flatten(1), weight, rtol=1e-3, atol=1e-5)
