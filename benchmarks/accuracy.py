@@ -49,6 +49,7 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
     labels = views["plain"]["labels"]
     config = CSSFEConfig(
         backbone="test_resnet",
+        image_size=32 * views["plain"]["features"].shape[2],
         feature_size=views["plain"]["features"].shape[1],
         label_names=names,
         class_counts=counts,
@@ -56,8 +57,8 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
         label_embedding_dim=embeddings[trial["label_embeddings"]].shape[1],
         **trial["config"],
     )
+    share, config.map_logit_share = config.map_logit_share, 0.0  # the loss is that of the fused logit alone
     head = Head(config, embeddings[trial["label_embeddings"]]).train()
-    head.model.config.map_logit_share = 0.0  # the loss is that of the fused logit alone
     if trial["class_activation_init"] != "random":
         known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
         statistics = DiscriminantStatistics(config.feature_size, config.num_labels, classifier=known)
@@ -104,7 +105,7 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
         if trial["ema"]:
             average.update_parameters(head)
     trained_head = average.module if trial["ema"] else head
-    trained_head.model.config.map_logit_share = trial["config"].get("map_logit_share", 0.0)
+    trained_head.model.config.map_logit_share = share
     return trained_head.eval()
 
 

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def decode_image(
 
     Args:
         image: Encoded bytes, a path, the `{"bytes": ..., "path": ...}` of an undecoded `datasets.Image`, or a Pillow
-            image, which is converted by the same rules.
+            image, which is read if it was only opened, and converted by the same rules.
         image_id: Names the image in errors; by default its path.
         max_pixels: Largest width x height accepted, of the file and not of a draft.
         draft_size: (width, height) in pixels that the caller will reduce the image to; `None` decodes every pixel.
@@ -201,19 +201,17 @@ def _decode(
     image: EncodedImage, image_id: str | None, max_pixels: int, draft_size: tuple[int, int] | None, as_tensor: bool
 ) -> "Image.Image | torch.Tensor":
     source, name = _locate(image, image_id)
-    if isinstance(source, Image.Image):
-        return _to_rgb(_upright(source), name)
     try:
+        if isinstance(source, Image.Image):
+            if isinstance(source, ImageFile.ImageFile):  # opened, and perhaps not read yet
+                _refuse_larger(source, name, max_pixels)
+                source.load()
+            return _to_rgb(_upright(source), name)
         encoded = _read(source) if as_tensor else source
         file = encoded if isinstance(encoded, str | os.PathLike) else io.BytesIO(encoded)
         # Pillow raises a dozen kinds of exception on malformed files, down to KeyError and struct.error.
         with Image.open(file, formats=known_formats()) as opened:
-            width, height = opened.size
-            if width * height > max_pixels:
-                raise ImageDecodingError(
-                    f"{name} has {width} x {height} pixels, more than the limit of {max_pixels:,}; shrink it, or raise "
-                    "max_pixels if you trust its source."
-                )
+            _refuse_larger(opened, name, max_pixels)
             drafted = draft_size is not None and _draft(opened, draft_size)
             if as_tensor and not drafted and opened.format == "JPEG" and opened.mode == "RGB":
                 pixels = _torchvision_jpeg(encoded) if _orientation(opened) == 1 else None
@@ -225,6 +223,15 @@ def _decode(
         raise
     except Exception as error:
         raise _unreadable(error, name, source) from error
+
+
+def _refuse_larger(opened: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = opened.size
+    if width * height > max_pixels:
+        raise ImageDecodingError(
+            f"{name} has {width} x {height} pixels, more than the limit of {max_pixels:,}; shrink it, or raise "
+            "max_pixels if you trust its source."
+        )
 
 
 def _read(source: Any) -> bytes | bytearray | memoryview:
