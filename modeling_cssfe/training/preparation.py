@@ -149,11 +149,14 @@ def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassificatio
 
 
 def loader_workers(recipe: Recipe) -> int:
-    """Processes that load images: the recipe's number, or one that suits the machine."""
+    """Processes that load images: the recipe's number, or one that suits this process's share of the machine."""
     if recipe.num_workers is not None:
         return recipe.num_workers
-    cores = os.cpu_count() or 1
-    return min(8, cores) if torch.cuda.is_available() else min(2, cores - 1)
+    # A job is often given less than the machine has, and its processes share that.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # Beside a GPU, two cores stay for this process and for the thread that moves batches into page-locked memory.
+    return min(16, max(cores - 2, 1)) if torch.cuda.is_available() else min(2, max(cores - 1, 0))
 
 
 def _decoded_cache(recipe: Recipe, split: "datasets.Dataset", show_progress: bool) -> DecodedCache | None:
