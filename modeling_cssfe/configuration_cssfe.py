@@ -217,9 +217,6 @@ class CSSFEConfig(PreTrainedConfig):
         map_logit_share (`float`, *optional*):
             Share in [0, 1] of the maps' own logit, their mean as in net0, in the logit of net1 to net3. The loss is
             that of the fused logit alone.
-        map_loss_weight (`float`, *optional*, defaults to 0.0):
-            Weight of a second loss of net1 to net3, that of the maps' own logit; not in the paper. A backbone that
-            starts from nothing learns faster with it, and a map's sign then means what it means in net0.
         loss (`str`, *optional*, defaults to `"asl"`):
             Name of the training loss. `"asl"` and `"bce"` travel with the model; the others need the package.
         loss_kwargs (`dict`, *optional*):
@@ -290,7 +287,6 @@ class CSSFEConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int | None = None
     classifier: str | None = None
     map_logit_share: float | int | None = None
-    map_loss_weight: float | int = 0.0
     loss: str = "asl"
     loss_kwargs: dict | None = None
     thresholds: list[float | int] | tuple[float | int, ...] | None = None
@@ -415,8 +411,6 @@ class CSSFEConfig(PreTrainedConfig):
                 problems.append(f"{field} is {value}: give a number in [0, 1)")
         if self.map_logit_share is not None and not 0 <= self.map_logit_share <= 1:
             problems.append(f"map_logit_share is {self.map_logit_share}: give a number in [0, 1]")
-        if not 0 <= self.map_loss_weight < math.inf:
-            problems.append(f"map_loss_weight is {self.map_loss_weight}: give a finite number >= 0")
         for field in ("image_mean", "image_std"):
             if len(getattr(self, field)) != self.num_channels:
                 problems.append(f"{field} has {len(getattr(self, field))} values for {self.num_channels} channels")

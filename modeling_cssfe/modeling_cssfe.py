@@ -475,15 +475,11 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
                     f"labels have the shape {tuple(labels.shape)}, expected {tuple(logits.shape)}: a multi-hot row for "
                     "each image."
                 )
-            labels = labels.to(logits.device)
-            loss = self.loss_function(logits, labels)
-        share, weight = self.config.map_logit_share, self.config.map_loss_weight
-        if self.config.uses_fusion and (share or weight):
-            map_logits = self._map_logits(outputs.class_activation_maps)
-            if loss is not None and weight:
-                loss = loss + weight * self.loss_function(map_logits, labels)
-            # After the losses, which are each logit's own.
-            logits = (1 - share) * logits + share * map_logits if share else logits
+            loss = self.loss_function(logits, labels.to(logits.device))
+        if self.config.uses_fusion and self.config.map_logit_share:
+            # After the loss, which is the fused logit's alone.
+            share = self.config.map_logit_share
+            logits = (1 - share) * logits + share * self._map_logits(outputs.class_activation_maps)
         return CSSFEImageClassifierOutput(
             loss=loss,
             logits=logits,

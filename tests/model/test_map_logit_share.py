@@ -5,7 +5,7 @@ from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.losses import build_loss
 
 
-def build(share, ablation="net3", **options):
+def build(share, ablation="net3"):
     torch.manual_seed(0)
     config = CSSFEConfig(
         backbone="test_resnet",
@@ -14,7 +14,6 @@ def build(share, ablation="net3", **options):
         class_counts=[200, 50, 5],
         ablation=ablation,
         map_logit_share=share,
-        **options,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         label_dropout=0.0,
@@ -42,32 +41,6 @@ def test_the_loss_is_the_fused_logits_alone_and_unknown_labels_take_no_part():
     fused = build(0.0)(pixels).logits
     loss = build_loss("asl", class_counts=[200, 50, 5], num_samples=255)(fused, labels)
     torch.testing.assert_close(build(0.3)(pixels, labels=labels).loss, loss)
-
-
-@pytest.mark.parametrize("loss", ["asl", "bce", "pg"])
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_maps_own_loss_is_added_by_its_weight_and_changes_no_logit(share, loss):
-    pixels = torch.randn(4, 3, 64, 64)
-    labels = torch.tensor([[1, 0, -1], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
-    plain = build(0.0)(pixels)
-    criterion = build_loss(loss, class_counts=[200, 50, 5], num_samples=255)
-    fused, own = (criterion(logits, labels) for logits in (plain.logits, plain.class_activation_maps.mean((2, 3))))
-    model = build(share, map_loss_weight=0.5, num_samples=255, loss=loss, loss_kwargs=None if loss == "asl" else {})
-    found = model(pixels, labels=labels)
-    torch.testing.assert_close(found.loss, fused + 0.5 * own)
-    torch.testing.assert_close(found.logits, build(share)(pixels).logits)
-
-
-def test_the_maps_own_loss_is_nothing_to_net0():
-    pixels, labels = torch.randn(2, 3, 64, 64), torch.tensor([[1, 0, 0], [0, 1, 1]])
-    losses = [build(0.0, "net0", map_loss_weight=weight)(pixels, labels=labels).loss for weight in (0.0, 2.0)]
-    torch.testing.assert_close(*losses)
-
-
-@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
-def test_a_weight_that_is_no_weight_is_an_error(weight):
-    with pytest.raises(ValueError, match=rf"map_loss_weight is {weight}: give a finite number >= 0"):
-        CSSFEConfig(map_loss_weight=weight)
 
 
 def test_net0_has_only_one_logit():
