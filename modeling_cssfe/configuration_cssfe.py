@@ -5,7 +5,9 @@ The paper and its released code differ in a dozen places. Each of them is a fiel
 but a value for each of these fields (`PRESETS` below), and any field given by name wins over the preset.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -151,6 +153,19 @@ def assign_groups(class_counts, head_min: int = 100, tail_max: int = 20) -> list
     return groups
 
 
+def _whole_numbers(values: Any) -> list[int] | None:
+    """Numbers of a list, an array or a tensor as a list of `int`; no fraction is cut off."""
+    if values is None:
+        return None
+    if isinstance(values, str | bytes | dict):
+        raise TypeError
+    numbers = list(values.tolist() if hasattr(values, "tolist") else values)
+    whole = [int(number) for number in numbers]
+    if any(isinstance(number, bool) or number != other for number, other in zip(numbers, whole, strict=True)):
+        raise ValueError
+    return whole
+
+
 @strict
 class CSSFEConfig(PreTrainedConfig):
     r"""Configuration of a CSSFE model.
@@ -246,6 +261,8 @@ class CSSFEConfig(PreTrainedConfig):
     """
 
     model_type = "cssfe"
+    # What Trainer is not to gather: `predictions` are the logits alone, and maps of a whole set would fill the memory.
+    keys_to_ignore_at_inference = ["class_activation_maps", "enhanced_activation_maps", "hidden_states", "attentions"]  # noqa: RUF012
 
     backbone: str = "resnet50"
     backbone_kwargs: dict | None = None
@@ -255,7 +272,7 @@ class CSSFEConfig(PreTrainedConfig):
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     problem_type: str | None = "multi_label_classification"
-    class_counts: list[int] | tuple[int, ...] | None = None
+    class_counts: Any = None  # a list from `__post_init__` on; arrays and tensors are taken as well
     num_samples: int | None = None
     head_min: int = 100
     tail_max: int = 20
@@ -294,6 +311,16 @@ class CSSFEConfig(PreTrainedConfig):
 
     def __post_init__(self, label_names=None, **kwargs):
         problems = []
+        if isinstance(label_names, str):
+            problems.append(f"label_names is the text {label_names!r}: give a list of names")
+            label_names = None
+        try:
+            self.class_counts = _whole_numbers(self.class_counts)
+        except (TypeError, ValueError):
+            problems.append(
+                f"class_counts is {self.class_counts!r}: give a whole number a class, in the order of the classes"
+            )
+            self.class_counts = None
         if label_names is not None:
             label_names = [str(name) for name in label_names]
             given: dict | None = self.id2label  # type: ignore[has-type]
@@ -313,6 +340,38 @@ class CSSFEConfig(PreTrainedConfig):
                 self.loss_kwargs = {"gamma_pos": 0.0, "gamma_neg": 4.0, "margin": PRESETS[self.preset]["asl_margin"]}
         super().__post_init__(**kwargs)
         self._raise_if(problems + self._find_problems())
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from a saved one, with fields given by name in the place of saved ones.
+
+        What a new value puts out of date does not stay: with another number of classes the saved names, counts,
+        thresholds and calibration, with another loss its options, with another preset the fields that the saved one had
+        set. `from_pretrained` comes this way.
+
+        Raises:
+            ValueError: With every problem of the configuration in one message.
+        """
+        saved = dict(config_dict)
+        known = {field.name for field in dataclasses.fields(cls)} | {"label_names", "num_labels"}
+        given = {key: kwargs.pop(key) for key in sorted(known & kwargs.keys()) if key not in ("dtype", "torch_dtype")}
+        count = len(saved.get("id2label") or ())
+        if {"label_names", "id2label"} & given.keys() or given.get("num_labels", count) != count:
+            saved.pop("id2label", None)
+            saved.pop("label2id", None)
+        names = given.get("label_names") or given.get("id2label")
+        if (len(names) if names is not None else given.get("num_labels", count)) != count:
+            for key in ("class_counts", "num_samples", "thresholds", "calibration"):
+                saved.pop(key, None)
+        preset = PRESETS.get(saved.get("preset", "corrected"), {})
+        if given.get("preset", saved.get("preset")) != saved.get("preset"):
+            for key in preset:
+                saved.pop(key, None)
+            if (saved.get("loss_kwargs") or {}).get("margin") == preset.get("asl_margin"):
+                saved.pop("loss_kwargs", None)
+        if given.get("loss", saved.get("loss")) != saved.get("loss"):
+            saved.pop("loss_kwargs", None)
+        return super().from_dict(saved | given, **kwargs)
 
     @property
     def label_names(self) -> list[str]:
@@ -424,7 +483,13 @@ class CSSFEConfig(PreTrainedConfig):
         problems = []
         if sorted(self.id2label) != list(range(self.num_labels)):
             return [f"id2label has the ids {sorted(self.id2label)}: number the classes 0 to {self.num_labels - 1}"]
+        if not self.id2label:
+            return ["there is no class: give label_names, or num_labels >= 1"]
         names = list(self.id2label.values())
+        if any(not name.strip() for name in names):
+            problems.append(
+                f"label name of class {[name.strip() for name in names].index('')} is empty: name every class"
+            )
         repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if repeated:
             problems.append(f"label name(s) {', '.join(map(repr, repeated))} given twice: names must differ")

@@ -108,6 +108,8 @@ class CSSFEPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    # Losses are means over a batch's known labels; Trainer itself divides by the number of accumulated batches.
+    accepts_loss_kwargs = False
     _no_split_modules: ClassVar = ["CSSFEBackbone", "CSSFEFusionBlock"]
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -189,6 +191,10 @@ class CSSFEPreTrainedModel(PreTrainedModel):
 
         An image processor that is in the folder already stays as it is.
         """
+        if self._auto_class is not None:  # the folder's code serves both, whichever of them is saved
+            classes = {"AutoModel": CSSFEModel, "AutoModelForImageClassification": CSSFEForImageClassification}
+            names = {auto: f"modeling_cssfe.{model.__name__}" for auto, model in classes.items()}
+            self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | names
         super().save_pretrained(save_directory, *args, **kwargs)
         is_main_process = args[0] if args else kwargs.get("is_main_process", True)
         if is_main_process and not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
@@ -238,6 +244,7 @@ class CSSFEModel(CSSFEPreTrainedModel):
             ValueError: Wrong shape, values that are not finite, or a net0, which has none.
         """
         config = self.config
+        label_embeddings = torch.as_tensor(label_embeddings)
         if not config.uses_fusion:
             raise ValueError("ablation 'net0' has no label embeddings; choose net1, net2 or net3.")
         expected = (config.num_labels, config.label_embedding_dim)
@@ -349,6 +356,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         if config.uses_fusion:
             self.classifier = CSSFEClassifier(config, self.cssfe.hidden_size)
         self.criterion: nn.Module | None = None
+        self._criterion_settings: tuple | None = None
         self.post_init()
 
     @classmethod
@@ -390,8 +398,6 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             raise ValueError(_name_unknown("config field", unknown[0], sorted(known)))
         if label_names is not None:
             label_names = [str(name) for name in label_names]
-        if class_counts is not None:
-            class_counts = [int(count) for count in class_counts]
         # A first configuration finds every problem before anything is loaded or downloaded.
         settings = {"backbone": backbone, "label_names": label_names, "class_counts": class_counts, **config_overrides}
         config = CSSFEConfig(**settings)
@@ -401,6 +407,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             settings |= {"label_embedding_dim": embeddings.shape[1], "label_embedding_provenance": provenance}
         settings |= _pretrained_statistics(backbone, settings)
         model = cls(CSSFEConfig(**settings))
+        _ = model.loss_function  # an unknown loss, option or a missing statistic is an error now
         if embeddings is not None:
             model.set_label_embeddings(embeddings)
         if backbone_weights is not False:
@@ -436,12 +443,18 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
     def set_loss(self, loss: nn.Module) -> None:
         """Use a loss module `(logits, labels) -> scalar` in place of the one that the configuration names."""
         self.criterion = loss
+        self._criterion_settings = None
 
     @property
     def loss_function(self) -> nn.Module:
-        """`nn.Module`: The loss that `forward` applies to labels, built from the configuration at first use."""
-        if self.criterion is None:
+        """`nn.Module`: The loss that `forward` applies to labels: that of `set_loss`, or the configuration's.
+
+        The configuration's is built at first use, and again when `config.loss` or `config.loss_kwargs` has changed.
+        """
+        settings = (self.config.loss, dict(self.config.loss_kwargs or {}))
+        if self.criterion is None or self._criterion_settings not in (None, settings):
             self.criterion = _build_loss(self.config).to(self.device)
+            self._criterion_settings = settings
         return self.criterion
 
     def _map_logits(self, maps: torch.Tensor) -> torch.Tensor:
@@ -513,11 +526,19 @@ def _build_loss(config: CSSFEConfig) -> nn.Module:
         except TypeError as error:
             raise ValueError(f"loss_kwargs {options} do not fit the loss {config.loss!r}: {error}.") from error
     losses = _package_module("losses", f"the loss {config.loss!r} (only asl and bce travel with a saved model)")
-    return losses.build_loss(config.loss, class_counts=config.class_counts, num_samples=config.num_samples, **options)
+    statistics = {"class_counts": config.class_counts, "num_samples": config.num_samples}
+    for statistic in losses.get_loss_entry(config.loss).needs:
+        if statistics[statistic] is None and statistic not in options:
+            raise ValueError(
+                f"the loss {config.loss!r} needs {statistic} of the training images: give it to CSSFEConfig or "
+                "from_backbone."
+            )
+    return losses.build_loss(config.loss, **(statistics | options))
 
 
 def _resolve_label_embeddings(source, config: CSSFEConfig, seed: int) -> tuple[torch.Tensor, dict]:
-    if isinstance(source, torch.Tensor):
+    if hasattr(source, "__array__"):
+        source = torch.as_tensor(source)
         if source.ndim != 2 or source.shape[0] != config.num_labels:
             raise ValueError(
                 f"label embeddings have the shape {tuple(source.shape)}, expected ({config.num_labels}, T): one row "

@@ -210,7 +210,7 @@ def test_a_problem_is_one_line_that_names_it_and_the_mend(arguments, parts):
         assert part in message
 
 
-@pytest.mark.parametrize(("field", "value"), [("backbone", 3), ("class_counts", "775"), ("map_gate", "yes")])
+@pytest.mark.parametrize(("field", "value"), [("backbone", 3), ("num_samples", "775"), ("map_gate", "yes")])
 def test_a_wrong_type_is_refused_by_name(field, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=field):
         CSSFEConfig(**{field: value})

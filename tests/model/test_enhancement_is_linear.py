@@ -1,8 +1,8 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """The enhancement mixes maps by weights that no image changes, so a net1 with other weights computes the same logits.
 
-That is why net2 and net3 can classify no better than a well trained net1 (docs/accuracy.md). The gate of `released` is a
-factor of each position, which no 1x1 convolution has; it is the exception.
+That is why net2 and net3 can classify no better than a well trained net1 (docs/accuracy.md). The gate of `released` is
+a factor of each position, which no 1x1 convolution has; it is the exception.
 """
 
 import pytest

@@ -50,7 +50,7 @@ socket.getaddrinfo = refuse
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 folder, work = sys.argv[1], sys.argv[2]
 torch.set_num_threads(1)
@@ -58,13 +58,14 @@ inputs = load_file(work + "/inputs.safetensors")
 model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
 with torch.no_grad():
     out = model(inputs["pixel_values"], labels=inputs["labels"])
+    bare = AutoModel.from_pretrained(folder, trust_remote_code=True)(inputs["pixel_values"])
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 image = Image.open(work + "/image.png")
 processed = processor(image, return_tensors="pt")["pixel_values"]
 classify = pipeline("image-classification", model=folder, trust_remote_code=True)
 scores = classify(image, top_k=100)
 again = pipeline("image-classification", model=model, image_processor=processor)(image, top_k=100)
-tensors = {"logits": out.logits, "loss": out.loss, "pixel_values": processed}
+tensors = {"logits": out.logits, "loss": out.loss, "pixel_values": processed, "class_tokens": bare.class_tokens}
 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work + "/outputs.safetensors")
 model.save_pretrained(work + "/resaved")
 report = {
@@ -123,6 +124,7 @@ def hub_run(tmp_path_factory):
     torch.set_num_threads(1)
     with torch.no_grad():
         expected = model(inputs["pixel_values"], labels=labels)
+        class_tokens = model.cssfe(inputs["pixel_values"]).class_tokens
         image = Image.open(work / "image.png")
         pixel_values = CSSFEImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
         probabilities = model(pixel_values).logits[0].sigmoid()
@@ -131,6 +133,7 @@ def hub_run(tmp_path_factory):
         "report": report,
         "outputs": load_file(work / "outputs.safetensors"),
         "expected": expected,
+        "class_tokens": class_tokens,
         "pixel_values": pixel_values,
         "scores": dict(zip(names, probabilities.tolist(), strict=True)),
         "folder": folder,
@@ -163,6 +166,10 @@ def test_the_pipeline_gives_sigmoid_scores_of_all_classes_by_name(hub_run):
     assert abs(sum(hub_run["scores"].values()) - 1) > 0.05  # a softmax over classes would sum to one
 
 
+def test_the_network_without_classifier_loads_too(hub_run):
+    assert torch.equal(hub_run["outputs"]["class_tokens"], hub_run["class_tokens"])
+
+
 def test_a_loss_that_does_not_travel_says_what_to_install(hub_run):
     message = hub_run["report"]["other_loss"]
     assert "'db_focal'" in message
@@ -174,6 +181,7 @@ def test_what_is_saved_names_its_classes_and_carries_every_file(hub_run):
     config = json.loads((hub_run["folder"] / "config.json").read_text())
     assert config["auto_map"] == {
         "AutoConfig": "configuration_cssfe.CSSFEConfig",
+        "AutoModel": "modeling_cssfe.CSSFEModel",
         "AutoModelForImageClassification": "modeling_cssfe.CSSFEForImageClassification",
     }
     processor = json.loads((hub_run["folder"] / "preprocessor_config.json").read_text())
