@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_cssfe import CSSFEConfig
+from ..training.model_loading import load_cssfe_config
 from .staging import CARD_RECORD
 
 
@@ -73,7 +74,7 @@ def read_card_facts(folder: str | os.PathLike) -> CardFacts:
         name: picture for name, picture in record.get("pictures", {}).items() if (root / picture["file"]).is_file()
     }
     return CardFacts(
-        config=CSSFEConfig.from_pretrained(root),
+        config=load_cssfe_config(root),
         results=results,
         thresholds=_read_json(root / "thresholds.json"),
         record={**record, "pictures": pictures},
@@ -89,7 +90,7 @@ def fingerprint(folder: str | os.PathLike) -> str:
         with open(file, "rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)
-    config = CSSFEConfig.from_pretrained(folder)
+    config = load_cssfe_config(folder)
     counts = config.class_counts  # the groups' bounds mean nothing without them
     digest.update(json.dumps([config.label_names, counts, config.head_min, config.tail_max]).encode())
     return digest.hexdigest()

@@ -11,11 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from ..image_processing_cssfe import CSSFEImageProcessor
-from ..modeling_cssfe import CSSFEForImageClassification
 from .interruption import StopWantedError
+from .model_loading import load_image_classifier, load_trained_model
 
 
 if TYPE_CHECKING:
@@ -78,46 +76,6 @@ def compute_scores(
     """
     logits, labels = compute_logits(model, loader, accelerator, description, stop)
     return logits.double().sigmoid().numpy(), labels
-
-
-def load_trained_model(path: str | os.PathLike) -> tuple[CSSFEForImageClassification, CSSFEImageProcessor]:
-    """A trained model and its image processor from a folder or a Hub repository.
-
-    Raises:
-        ValueError: There is no CSSFE model; one line says what was looked for.
-    """
-    return _load(path, CSSFEForImageClassification)
-
-
-def load_image_classifier(path: str | os.PathLike) -> tuple[Any, Any]:
-    """Any model of `AutoModelForImageClassification`, CSSFE or not, in fp32, and its image processor.
-
-    Args:
-        path: Folder or Hub repository. Code that lies in the repository is not run.
-
-    Raises:
-        ValueError: There is no such model; one line says what was looked for.
-    """
-    # transformers loads in the dtype that was saved; images come as fp32.
-    return _load(path, AutoModelForImageClassification, dtype=torch.float32)
-
-
-def _load(path: str | os.PathLike, model_class: Any, **options: Any) -> tuple[Any, Any]:
-    name = os.fspath(path)
-    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-        raise ValueError(f"{name!r} holds no model (no config.json); give a folder that `cssfe train` wrote.")
-    if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".") or name.count("/") != 1):
-        raise ValueError(f"there is no folder {name!r}; give a folder that `cssfe train` wrote or a Hub repository.")
-    try:
-        model = model_class.from_pretrained(name, **options)
-        processor = AutoImageProcessor.from_pretrained(name)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"cannot load a model from {name!r}: {reason}") from error
-    except ValueError as error:  # transformers lists every architecture it knows
-        reason = str(error).strip().splitlines()[0][:300]
-        raise ValueError(f"{name!r} is no image classification model that can be loaded: {reason}") from error
-    return model.eval(), processor
 
 
 def align_labels(labels: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
