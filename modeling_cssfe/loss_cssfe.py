@@ -16,6 +16,13 @@ from torch.nn import functional as F
 REDUCTIONS = ("mean", "sum", "none")
 
 
+def check_reduction(reduction: str) -> str:
+    """Return a known reduction, or raise `ValueError`."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"unknown reduction {reduction!r}; choose one of {', '.join(REDUCTIONS)}.")
+    return reduction
+
+
 def split_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Separate what is known from what is not, in the precision in which a loss is computed.
 
@@ -63,8 +70,7 @@ def reduce_loss(
     Raises:
         ValueError: Unknown reduction, or `sample_weight` of the wrong shape.
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"unknown reduction {reduction!r}; choose one of {', '.join(REDUCTIONS)}.")
+    check_reduction(reduction)
     if sample_weight is not None:
         if sample_weight.shape != values.shape[:1]:
             raise ValueError(
@@ -140,10 +146,7 @@ def asymmetric_loss(
     Raises:
         ValueError: Shapes differ, the reduction is unknown, or an option is out of range.
     """
-    if gamma_pos < 0 or gamma_neg < 0:
-        raise ValueError(f"gamma_pos and gamma_neg must be >= 0, got {gamma_pos} and {gamma_neg}.")
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin must lie in [0, 1), got {margin}.")
+    _check_asymmetric_options(gamma_pos, gamma_neg, margin)
     scores, targets, known = split_labels(logits, labels)
     if not focusing_gradient and not targets.requires_grad:
         values = _FixedFocusASL.apply(scores, targets, gamma_pos, gamma_neg, margin)
@@ -163,6 +166,13 @@ def asymmetric_loss(
         negative = negative * _power(shifted if focusing_gradient else shifted.detach(), gamma_neg)
     # lerp is y * positive + (1 - y) * negative in one pass.
     return reduce_loss(-torch.lerp(negative, positive, targets), known, reduction, sample_weight)
+
+
+def _check_asymmetric_options(gamma_pos: float, gamma_neg: float, margin: float) -> None:
+    if not (gamma_pos >= 0 and gamma_neg >= 0):
+        raise ValueError(f"gamma_pos and gamma_neg must be >= 0, got {gamma_pos} and {gamma_neg}.")
+    if not 0 <= margin < 1:
+        raise ValueError(f"margin must lie in [0, 1), got {margin}.")
 
 
 class _FixedFocusASL(torch.autograd.Function):
@@ -231,7 +241,7 @@ class BinaryCrossEntropyLoss(nn.Module):
 
     def __init__(self, reduction: str = "mean"):
         super().__init__()
-        self.reduction = reduction
+        self.reduction = check_reduction(reduction)
 
     def forward(
         self, logits: torch.Tensor, labels: torch.Tensor, sample_weight: torch.Tensor | None = None
@@ -252,11 +262,12 @@ class AsymmetricLoss(nn.Module):
         reduction: str = "mean",
     ):
         super().__init__()
+        _check_asymmetric_options(gamma_pos, gamma_neg, margin)
         self.gamma_pos = gamma_pos
         self.gamma_neg = gamma_neg
         self.margin = margin
         self.focusing_gradient = focusing_gradient
-        self.reduction = reduction
+        self.reduction = check_reduction(reduction)
 
     def forward(
         self, logits: torch.Tensor, labels: torch.Tensor, sample_weight: torch.Tensor | None = None
@@ -279,6 +290,7 @@ __all__ = [
     "BinaryCrossEntropyLoss",
     "asymmetric_loss",
     "binary_cross_entropy",
+    "check_reduction",
     "reduce_loss",
     "split_labels",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..loss_cssfe import REDUCTIONS
+from ..loss_cssfe import check_reduction
 
 
 def check_class_counts(class_counts: Any, num_samples: float | None = None) -> tuple[float, ...]:
@@ -103,13 +103,6 @@ def log_odds(class_counts: Sequence[float], num_samples: float) -> torch.Tensor:
 
 def _seen_counts(class_counts: Sequence[float]) -> torch.Tensor:
     return torch.tensor(class_counts, dtype=torch.float64, device="cpu").clamp(min=1)
-
-
-def check_reduction(reduction: str) -> str:
-    """Return a known reduction, or raise `ValueError` before any training step has run."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"unknown reduction {reduction!r}; choose one of {', '.join(REDUCTIONS)}.")
-    return reduction
 
 
 def check_at_least(name: str, value: float, low: float) -> float:

@@ -4,8 +4,8 @@
 import torch
 from torch import nn
 
-from ..loss_cssfe import reduce_loss, split_labels
-from ._common import check_at_least, check_positive, check_reduction
+from ..loss_cssfe import check_reduction, reduce_loss, split_labels
+from ._common import check_at_least, check_positive
 from ._fused import two_sided_loss
 
 

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..loss_cssfe import reduce_loss, split_labels
-from ._common import check_reduction
+from ..loss_cssfe import check_reduction, reduce_loss, split_labels
 
 
 def multilabel_soft_margin_loss(

@@ -63,6 +63,8 @@ def two_way_loss(
     check_positive("negative_temperature", negative_temperature)
     scores, targets, known = split_labels(logits, labels)
     refuse_label_gradient(targets)
+    if len(scores) == 0:  # there is no largest logit of a class
+        return reduce_loss(scores * 0, known, reduction, sample_weight)
     of_images, of_classes = _TwoWays.apply(
         scores,
         targets >= 0.5,

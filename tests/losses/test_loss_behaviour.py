@@ -150,6 +150,17 @@ def test_any_label_dtype_serves(name, dtype):
 
 @every_loss
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_batch_without_images_has_no_loss(name, reduction):
+    value, gradient = value_and_gradient(
+        build_loss(name, COUNTS, TOTAL, reduction=reduction), torch.zeros(0, 7), torch.zeros(0, 7)
+    )
+    assert value.sum() == 0
+    assert gradient.shape == (0, 7)
+    assert value.shape == ((0, 7) if reduction == "none" else ())
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_unknown_labels_take_no_part(name, reduction):
     logits, labels = make_batch(unknown=0.3)
     unknown = labels < 0

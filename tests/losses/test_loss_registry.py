@@ -134,10 +134,16 @@ def test_options_out_of_range_are_refused_by_name_when_built(name, options):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [n for n in list_losses() if n not in ("bce", "asl")])
+@pytest.mark.parametrize("name", list_losses())
 def test_an_unknown_reduction_is_refused_when_built(name):
     with pytest.raises(ValueError, match="'average'; choose one of mean, sum, none"):
         build_loss(name, COUNTS, TOTAL, reduction="average")
+
+
+@pytest.mark.parametrize("options", [{"gamma_neg": -1}, {"gamma_pos": float("nan")}, {"margin": 1.0}])
+def test_asls_options_are_refused_when_built(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        build_loss("asl", **options)
 
 
 def test_losses_without_statistics_ignore_them():
