@@ -160,12 +160,16 @@ def _require_every_weight(name: str, report: dict[str, Any]) -> None:
 def _no_load_report() -> Iterator[None]:
     """Keep transformers from printing a table of what is missing, which is told in one line here."""
     reporter = logging.getLogger("transformers.modeling_utils")
-    before = reporter.level
-    reporter.setLevel(logging.ERROR)
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    # Not by the logger's level: transformers remarks on the sharding of layers as soon as one is set.
+    reporter.addFilter(keep)
     try:
         yield
     finally:
-        reporter.setLevel(before)
+        reporter.removeFilter(keep)
 
 
 def _damaged_file(name: str) -> str:
