@@ -26,7 +26,8 @@ def register(add: AddVerb) -> None:
         "models",
         nargs="+",
         help="models (folder or Hub repository, CSSFE or any other image classifier), score files (.csv, .parquet, "
-        ".npz), or, without --data, runs of `cssfe train` whose results.json are tabulated over seeds",
+        ".npz, or what `cssfe predict` wrote), or, without --data, runs of `cssfe train` "
+        "whose results.json are tabulated over seeds",
     )
     evaluate.add_argument("--data", help="lt_digits, folder, file or `datasets` name")
     evaluate.add_argument("--split", help="split to judge (default: test, else validation, else the only one)")

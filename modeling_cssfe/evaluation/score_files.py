@@ -8,10 +8,11 @@
 | CSV, Parquet, both | `image_id`, `score:NAME` and `label:NAME` for each class |
 | npz | the arrays `image_ids` (N,), `label_names` (C,), and `scores` (N, C), `labels` (N, C) or both; |
 |     | if known, also `class_counts` (C,), `thresholds` (C,), `head_min`, `tail_max` |
+| CSV, Parquet, JSON Lines | what `cssfe predict` writes, see `modeling_cssfe.evaluation.prediction_files` |
 
 Rows and columns may stand in any order: scores and labels are brought together by image id and by class name, and
 refused where one has an image or a class that the other lacks. Parquet and npz files that `write_scores` wrote also
-carry counts, bounds and thresholds; a CSV file does not.
+carry counts, bounds and thresholds, and so do the Parquet files of `cssfe predict`; a CSV file does not.
 """
 
 import csv
@@ -29,6 +30,14 @@ import numpy as np
 from ..data import label_matrix, label_names_of
 from ..metrics.inputs import check_choice
 from .class_counts import align_class_counts, require_distinct, require_file
+from .prediction_files import (
+    Predictions,
+    are_predictions,
+    predictions_from_arrow,
+    read_csv_predictions,
+    read_jsonl_predictions,
+)
+from .score_metadata import METADATA_KEY, score_metadata
 from .score_table import ScoreTable, name_some
 from .splits import JudgedSplit
 
@@ -37,10 +46,9 @@ if TYPE_CHECKING:
     import datasets
 
 SCORE_SUFFIXES = (".csv", ".parquet", ".npz")
+_READ_SUFFIXES = (*SCORE_SUFFIXES, ".jsonl")
 ID_COLUMN = "image_id"
 _SCORE, _LABEL = "score:", "label:"
-# Key of the schema's metadata in Parquet files.
-_METADATA = b"cssfe"
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -54,11 +62,12 @@ class _Content:
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     plain: dict[str, np.ndarray] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
+    predictions: Predictions | None = None
 
 
 def is_score_file(path: str | os.PathLike) -> bool:
     """Whether the name ends as that of a score file does, be there such a file or not."""
-    return Path(path).suffix.lower() in SCORE_SUFFIXES
+    return Path(path).suffix.lower() in _READ_SUFFIXES
 
 
 def read_scores(
@@ -74,7 +83,7 @@ def read_scores(
     """Read a file of scores; this module's docstring shows the layouts.
 
     Args:
-        path: CSV, Parquet or npz file.
+        path: CSV, Parquet or npz file, or what `cssfe predict` wrote.
         labels: Where the labels are: a second file, a data set of `load_images`, or what `load_split` gave. None: in
             the same file.
         class_counts: Training images of each class: a sequence in the file's order of classes, a mapping by name, or a
@@ -104,6 +113,13 @@ def read_scores(
         found = content
     else:
         found = _read_labels(labels)
+        if content.predictions is not None:
+            _require_same(list(found.labels), names, "classes", found.where, content.where)
+            # Lines of JSON have labels in an order of their own.
+            names = list(found.labels) if Path(path).suffix.lower() == ".jsonl" else names
+            rows_of_images = content.predictions.rows_of(found.image_ids, found.where)
+            content.scores = {key: column[rows_of_images] for key, column in content.scores.items()}
+            content.image_ids = found.image_ids
         _require_same(found.image_ids, content.image_ids, "images", found.where, content.where)
     _require_same(list(found.labels), names, "classes", found.where, content.where)
     rows = {image: row for row, image in enumerate(content.image_ids)}
@@ -182,14 +198,9 @@ def write_scores(table: ScoreTable, path: str | os.PathLike) -> None:
     if suffix == ".csv":
         write_whole(path, lambda file: pyarrow.csv.write_csv(arrow, file))
         return
-    extras = {
-        "class_counts": dict(zip(table.label_names, map(int, table.class_counts), strict=True)),
-        "head_min": int(table.head_min),
-        "tail_max": int(table.tail_max),
-    }
-    if table.thresholds is not None:
-        extras["thresholds"] = dict(zip(table.label_names, map(float, table.thresholds), strict=True))
-    arrow = arrow.replace_schema_metadata({_METADATA: json.dumps(extras).encode()})
+    arrow = arrow.replace_schema_metadata(
+        score_metadata(table.label_names, table.class_counts, table.head_min, table.tail_max, table.thresholds)
+    )
     write_whole(path, lambda file: pyarrow.parquet.write_table(arrow, file))
 
 
@@ -215,9 +226,14 @@ def _read_labels(labels: Any) -> _Content:
 
 def _read(path: str | os.PathLike) -> _Content:
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = _suffix(path, _READ_SUFFIXES)
     require_file(path)
-    content = _read_npz(path) if suffix == ".npz" else _read_columns(path, suffix)
+    if suffix == ".npz":
+        content = _read_npz(path)
+    elif suffix == ".jsonl":
+        content = _from_predictions(read_jsonl_predictions(path))
+    else:
+        content = _read_columns(path, suffix)
     if not content.image_ids:
         raise ValueError(f"{path} holds no images; give a row for each.")
     require_distinct(content.image_ids, "image id", content.where)
@@ -267,6 +283,13 @@ def _read_npz(path: Path) -> _Content:
     return content
 
 
+def _from_predictions(predictions: Predictions, extras: dict[str, Any] | None = None) -> _Content:
+    images = list(predictions.images)
+    return _Content(
+        predictions.where, images, scores=dict(predictions.scores), extras=extras or {}, predictions=predictions
+    )
+
+
 def _texts(array: np.ndarray, where: str) -> list[str]:
     """Ids or names as text, from an array of text, of bytes in UTF-8 or of numbers."""
     if array.dtype.kind != "S":
@@ -287,6 +310,8 @@ def _read_columns(path: Path, suffix: str) -> _Content:
         if suffix == ".csv":
             with open(path, newline="", encoding="utf-8-sig") as file:
                 header = next(csv.reader(file), [])
+            if ID_COLUMN not in header and are_predictions(header):
+                return _from_predictions(read_csv_predictions(path, header))
             _require_header(header, where)
             types = {key: pyarrow.string() if key == ID_COLUMN else pyarrow.float64() for key in header}
             table = pyarrow.csv.read_csv(
@@ -298,8 +323,10 @@ def _read_columns(path: Path, suffix: str) -> _Content:
             table = pyarrow.parquet.ParquetFile(path).read()
             # What pandas adds for the row numbers of a frame that was shuffled or filtered.
             table = table.drop_columns([key for key in table.column_names if _PANDAS_INDEX.fullmatch(key)])
+            extras = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+            if ID_COLUMN not in table.column_names and are_predictions(table.column_names):
+                return _from_predictions(predictions_from_arrow(table, where), extras)
             _require_header(table.column_names, where)
-            extras = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
         ids = table[ID_COLUMN].cast(pyarrow.string()).to_pylist()
         values = {
             key: np.asarray(table[key].cast(pyarrow.float64()).to_numpy(), dtype=np.float64)
@@ -327,12 +354,15 @@ def _read_columns(path: Path, suffix: str) -> _Content:
 
 def _require_header(header: Sequence[str], where: str) -> None:
     if ID_COLUMN not in header:
-        raise ValueError(f"{where} has no column {ID_COLUMN!r}; its columns are {name_some(header)}.")
+        raise ValueError(
+            f"{where} has no column {ID_COLUMN!r}; its columns are {name_some(header)}: add the images' ids, or give "
+            "what `cssfe predict` wrote."
+        )
     require_distinct(header, "column", where)
 
 
-def _suffix(path: Path) -> str:
-    return check_choice("kind of score file", path.suffix.lower(), SCORE_SUFFIXES)
+def _suffix(path: Path, suffixes: Sequence[str] = SCORE_SUFFIXES) -> str:
+    return check_choice("kind of score file", path.suffix.lower(), suffixes)
 
 
 def _require_same(first: Sequence[str], second: Sequence[str], what: str, where: str, other: str) -> None:

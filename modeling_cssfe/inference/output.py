@@ -33,6 +33,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
+from ..evaluation.score_metadata import score_metadata
 from ..training.run_folder import SavingError, write_whole
 from .predictor import PredictedBatch, Predictor
 from .tables import WRITERS, batches_to_table, write_parquet
@@ -111,12 +112,17 @@ def predict_to_file(
         report.num_resumed = _count_done(folder, len(images), chunk_size)
         rest = images[report.num_resumed :]
         start = report.num_resumed
+        config = predictor.config
+        metadata = score_metadata(
+            predictor.label_names, config.class_counts, config.head_min, config.tail_max, config.thresholds
+        )
         chunk: list[PredictedBatch] = []
         for batch in predictor.stream(rest, progress=progress, done=report.num_resumed) if rest else ():
             chunk.append(batch)
             held = sum(len(one.images) for one in chunk)
             if held >= chunk_size or start + held == len(images):
                 table = batches_to_table(chunk, predictor.label_names, predictor.thresholds)
+                table = table.replace_schema_metadata(metadata)
                 write_whole(folder / _part(start), functools.partial(write_parquet, [table]))
                 start, chunk = start + held, []
         joined = folder / f"joined{target.suffix.lower()}"

@@ -13,7 +13,8 @@ One row an image, in the order asked for:
 | `probability:NAME` | calibrated probability, likewise, if the model has a calibration |
 | `boxes` | if asked for: `label`, `x_min`, `y_min`, `x_max`, `y_max` in pixels, for labels that have one |
 
-Parquet has lists and structures for what needs them; in CSV `labels` and `boxes` are JSON. A line of JSONL has
+Parquet has lists and structures for what needs them, and its metadata carry class counts, bounds and thresholds, so
+that `cssfe evaluate` judges the file as it judges the model; in CSV `labels` and `boxes` are JSON. A line of JSONL has
 `scores` and `probabilities` by name, highest score first, instead of columns, and leaves out what is empty.
 """
 
