@@ -7,7 +7,7 @@ but a value for each of these fields (`PRESETS` below), and any field given by n
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -262,7 +262,12 @@ class CSSFEConfig(PreTrainedConfig):
 
     model_type = "cssfe"
     # What Trainer is not to gather: `predictions` are the logits alone, and maps of a whole set would fill the memory.
-    keys_to_ignore_at_inference = ["class_activation_maps", "enhanced_activation_maps", "hidden_states", "attentions"]  # noqa: RUF012
+    keys_to_ignore_at_inference: ClassVar = [
+        "class_activation_maps",
+        "enhanced_activation_maps",
+        "hidden_states",
+        "attentions",
+    ]
 
     backbone: str = "resnet50"
     backbone_kwargs: dict | None = None
