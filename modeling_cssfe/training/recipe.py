@@ -29,6 +29,16 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one_cycle", "cosine", "constant")
 MIXED_PRECISIONS = ("auto", "no", "bf16", "fp16")
 SUFFIXES = (".yaml", ".yml")
+# What the model's configuration has, too, but the recipe or the data says.
+OWN_KEYS = (
+    "preset", "ablation", "backbone", "backbone_kwargs", "backbone_weights", "label_embeddings", "image_size", "loss",
+    "loss_kwargs", "seed",
+)  # fmt: skip
+KEYS_OF_THE_DATA = {
+    "class_counts": "leave it out",
+    "label_names": "leave it out, or choose and order classes by data_kwargs.label_names",
+    "num_samples": "leave it out",
+}
 CLASS_ACTIVATION_INITS = ("random", "discriminant", "discriminant_and_classifier")
 
 
@@ -41,7 +51,8 @@ class Recipe:
         data_kwargs: Options of `load_images`, for example `{empty_cells: unknown, label_columns: [dog, cat]}`.
         train_split: Split to train on.
         validation_split: Split that chooses the best epoch. Never the test split.
-        test_split: Split that is judged once, at the end, by the best epoch's weights; left out where it is absent.
+        test_split: Split that is judged once, at the end, by the best epoch's weights. Only the default, `test`, may
+            be absent; nothing is judged then.
         skip_unreadable_images: Leave unreadable images out (counted and named) instead of stopping.
         decoded_cache: Folder for decoded images, memory-mapped and built at the first run; `null` decodes each time.
         decoded_cache_short_side: Shorter side that larger images are reduced to in the cache; `null` keeps their size,
@@ -239,6 +250,11 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append(f"streaming_shuffle_buffer is {recipe.streaming_shuffle_buffer}: give a number >= 0")
     if recipe.streaming_shards is not None and (recipe.sampler != "uniform" or recipe.decoded_cache is not None):
         problems.append("streaming_shards excludes sampler and decoded_cache: a stream has an order and no rows")
+    for name, value in recipe.model.items():
+        if name in OWN_KEYS:
+            problems.append(f"model.{name} is a key of the recipe itself: write {name}={value}")
+        elif name in KEYS_OF_THE_DATA:
+            problems.append(f"model.{name} comes from the data: {KEYS_OF_THE_DATA[name]}")
     problems += _problems_of_features(recipe)
     for name, value in recipe.published.items():
         if name == "data":

@@ -6,7 +6,8 @@ import yaml
 
 from modeling_cssfe import CSSFEConfig
 from modeling_cssfe.training import Recipe, list_recipes, load_recipe
-from modeling_cssfe.training.recipe import find_recipe
+from modeling_cssfe.training.preparation import build_run_model
+from modeling_cssfe.training.recipe import KEYS_OF_THE_DATA, OWN_KEYS, find_recipe
 
 
 RECIPES = Path(__file__).parents[2] / "train" / "recipes"
@@ -81,6 +82,34 @@ def test_a_broken_recipe_file_is_a_one_line_error(tmp_path, text):
     with pytest.raises(ValueError, match=r"recipe|key") as caught:
         load_recipe(str(file))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", OWN_KEYS)
+def test_a_key_of_the_recipe_is_refused_among_the_models(key):
+    with pytest.raises(ValueError, match=rf"model\.{key} is a key of the recipe itself: write {key}=7") as caught:
+        load_recipe(None, [f"model.{key}=7"])
+    assert "\n" not in str(caught.value)
+
+
+def test_every_key_that_the_recipe_gives_the_model_is_one_of_its_own():
+    import ast
+    import inspect
+    import textwrap
+
+    tree = ast.parse(textwrap.dedent(inspect.getsource(build_run_model)))
+    call = next(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("from_backbone")
+    )
+    given = {"backbone", "loss_kwargs", *(keyword.arg for keyword in call.keywords if keyword.arg)}
+    assert given == set(OWN_KEYS) | set(KEYS_OF_THE_DATA)
+
+
+@pytest.mark.parametrize("key", KEYS_OF_THE_DATA)
+def test_what_the_data_says_is_refused_among_the_models_keys(key):
+    with pytest.raises(ValueError, match=rf"model\.{key} comes from the data"):
+        load_recipe(None, [f"model.{key}=[1]"])
 
 
 def test_defaults_are_valid():
