@@ -280,6 +280,7 @@ def verify_images(
     max_pixels: int = MAX_PIXELS,
     num_threads: int = 1,
     progress: bool = True,
+    skip_option: str = "on_error='skip'",
 ) -> tuple["datasets.Dataset", ImageVerification]:
     """Decode every image of a data set once, so that training does not stop at a broken one hours later.
 
@@ -290,6 +291,7 @@ def verify_images(
         max_pixels: As in `decode_image`.
         num_threads: Images decoded at a time; Pillow decodes outside Python's global lock.
         progress: Show a progress bar.
+        skip_option: How the error calls `on_error="skip"`: what the caller's own user sets for it.
 
     Returns:
         The data set without its broken images, and the list of them.
@@ -330,7 +332,7 @@ def verify_images(
     names = ", ".join(repr(image_id) for _, image_id, _ in broken[:5]) + (", ..." if len(broken) > 5 else "")
     summary = f"{len(broken):,} of {len(dataset):,} images cannot be decoded: {names}"
     if on_error == "raise":
-        raise ImageDecodingError(f"{summary}; the first: {broken[0][2]} Or leave them all out with on_error='skip'.")
+        raise ImageDecodingError(f"{summary}; the first: {broken[0][2]} Or leave them all out with {skip_option}.")
     if len(broken) == len(dataset):
         raise ImageDecodingError(f"none of the {len(dataset):,} images can be decoded; the first: {broken[0][2]}")
     logger.warning("%s; they are left out.", summary)

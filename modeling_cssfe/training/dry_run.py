@@ -29,7 +29,7 @@ from .divergence import LossMonitor
 from .engine import build_run_accelerator
 from .evaluation import align_labels
 from .loop import judge, train_epoch
-from .preparation import RunData, build_run_loaders, build_run_model, load_run_splits
+from .preparation import SKIP_OPTION, RunData, build_run_loaders, build_run_model, load_run_splits
 from .progress import duration
 from .recipe import Recipe
 from .repeat import determinism
@@ -190,7 +190,11 @@ class _DryRun:
             rows = [index * len(split) // count for index in range(count)]
             on_error = "skip" if self.recipe.skip_unreadable_images else "raise"
             _, report = verify_images(
-                split.select(rows), on_error=on_error, num_threads=os.cpu_count() or 1, progress=False
+                split.select(rows),
+                on_error=on_error,
+                num_threads=os.cpu_count() or 1,
+                progress=False,
+                skip_option=SKIP_OPTION,
             )
             broken += [image_id for _, image_id, _ in report.broken]
             left_out = {rows[place] for place, _, _ in report.broken}

@@ -108,16 +108,20 @@ def _train(
         model.to(accelerator.device)
         batches = first_look(recipe, processor, data, loaders[recipe.train_split])
         initialize_class_activation(model, batches, accelerator, show_progress, recipe_classifier(recipe, model))
-    if accelerator.is_main_process:
-        folder.create()
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)
     run.prepare()
     run.observers = _build_observers(run)
     run.seconds_before = run.started - start
-    resume_run(run, checkpoint)
+    if accelerator.is_main_process:
+        folder.create()
     try:
+        resume_run(run, checkpoint)
         with run.interruption:
             fit(run)
+    except BaseException:
+        if accelerator.is_main_process:
+            folder.remove_if_empty()
+        raise
     finally:
         for observer in run.observers:
             observer.close()

@@ -27,6 +27,7 @@ from ..data import (
 from ..data.decoding import ImageDecodingError
 from ..data.streaming import build_streaming_loader
 from ..image_processing_cssfe import CSSFEImageProcessor
+from ..losses import build_loss, get_loss_entry
 from ..modeling_cssfe import CSSFEForImageClassification
 from .device_augmentation import DeviceAugmentationInput
 from .environment import process_state
@@ -36,6 +37,9 @@ from .repeat import data_fingerprint
 
 if TYPE_CHECKING:
     import datasets
+
+
+SKIP_OPTION = "skip_unreadable_images=true"  # what a recipe calls it
 
 
 @dataclass
@@ -67,6 +71,11 @@ def load_run_splits(recipe: Recipe) -> "dict[str, datasets.Dataset]":
                 f"{recipe.data!r} has no split {name!r} ({role}); it has {', '.join(splits)}: set {role}, or carve a "
                 "validation split from the training images."
             )
+    if recipe.test_split not in splits and recipe.test_split != Recipe.test_split:
+        raise ValueError(
+            f"{recipe.data!r} has no split {recipe.test_split!r} (test_split); it has {', '.join(splits)}: set "
+            "test_split to one of them, or leave it out."
+        )
     wanted = (recipe.train_split, recipe.validation_split, recipe.test_split)
     return {name: splits[name] for name in wanted if name in splits}
 
@@ -95,7 +104,11 @@ def _readable(split: "datasets.Dataset", skip: bool, show_progress: bool) -> "tu
     if process_state().is_main_process:
         try:
             _, report = verify_images(
-                split, on_error="skip" if skip else "raise", num_threads=os.cpu_count() or 1, progress=show_progress
+                split,
+                on_error="skip" if skip else "raise",
+                num_threads=os.cpu_count() or 1,
+                progress=show_progress,
+                skip_option=SKIP_OPTION,
             )
             found = [[(row, image_id) for row, image_id, _ in report.broken]]
         except ImageDecodingError as error:
@@ -127,6 +140,7 @@ def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassificatio
     settings = dict(recipe.model)
     if recipe.loss_kwargs is not None:
         settings["loss_kwargs"] = recipe.loss_kwargs
+        _check_loss_options(recipe.loss, recipe.loss_kwargs, data)
     model = CSSFEForImageClassification.from_backbone(
         recipe.backbone,
         label_names=data.label_names,
@@ -146,6 +160,29 @@ def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassificatio
     if recipe.freeze_backbone:
         model.cssfe.backbone.requires_grad_(False)
     return model
+
+
+def _check_loss_options(name: str, options: dict[str, Any], data: RunData) -> None:
+    """Try the loss: a text for a number would be found in its comparisons or in the first batch."""
+    for option, value in options.items():
+        try:
+            loss = build_loss(name, class_counts=data.class_counts, num_samples=data.num_samples, **{option: value})
+            labels = torch.tensor([[1.0], [0.0]]).expand(2, len(data.class_counts))
+            found = loss(torch.zeros_like(labels), labels)
+        except TypeError as error:
+            default = get_loss_entry(name).defaults[option]
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"loss {name!r} cannot compute with {option} {value!r} ({reason}); set loss_kwargs.{option} to a value "
+                f"like its default, {default!r}."
+            ) from error
+        except ValueError:
+            continue  # of one option that needs another, perhaps: the model's own loss tells what is wrong
+        if found.dim():
+            raise ValueError(
+                f"loss {name!r} gives no single number with {option} {value!r}; set loss_kwargs.{option} to 'mean' or "
+                "leave it out."
+            )
 
 
 def loader_workers(recipe: Recipe) -> int:

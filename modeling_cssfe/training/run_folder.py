@@ -32,6 +32,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike, resume: bool = False):
         self.path = Path(path)
+        self._is_new = False
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir {os.fspath(path)!r} is a file; choose another folder.")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
@@ -53,7 +54,15 @@ class RunFolder:
             SavingError: The folder cannot be made.
         """
         with named_errors(self.path):
+            self._is_new = not self.path.exists()
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    def remove_if_empty(self) -> None:
+        """Take back what `create` made, if there is nothing in it, so that the next run may have the folder."""
+        with contextlib.suppress(OSError):  # of a folder that holds something, or is gone
+            (self.path / "checkpoints").rmdir()
+            if self._is_new:
+                self.path.rmdir()
 
     @property
     def finished(self) -> bool:

@@ -10,6 +10,7 @@ from tiny_runs import TINY_COUNTS, tiny_overrides, write_parquet
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.training import SavingError, evaluate_model, load_recipe, load_trained_model, train
 from modeling_cssfe.training.evaluation import align_labels
+from modeling_cssfe.training.preparation import load_run_splits
 
 
 def test_a_run_leaves_everything_that_is_promised(tiny_run):
@@ -151,8 +152,9 @@ def test_a_corrupt_image_stops_training_by_name_or_is_skipped_and_counted(tmp_pa
     features = table.features.copy()
     features["image"] = datasets.Image(decode=False)
     datasets.Dataset.from_list(rows, features=features).cast(table.features).to_parquet(str(data / "train.parquet"))
-    with pytest.raises(ValueError, match="train-3"):
+    with pytest.raises(ValueError, match=r"train-3.*with skip_unreadable_images=true\.") as caught:
         train(load_recipe(None, tiny_overrides(data)), tmp_path / "run", quiet=True)
+    assert "on_error" not in str(caught.value)
     results = train(
         load_recipe(None, tiny_overrides(data, skip_unreadable_images="true", batch_size=4, epochs=1)),
         tmp_path / "run",
@@ -169,6 +171,52 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_data, tmp_path):
     )  # fmt: skip
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at epoch"):
         train(load_recipe(None, overrides), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_fails_before_it_has_anything_to_keep_leaves_the_folder_as_it_was(
+    there, tiny_data, tmp_path, monkeypatch
+):
+    def fail(run):
+        raise RuntimeError("no memory")
+
+    if there:
+        (tmp_path / "run").mkdir()
+    monkeypatch.setattr("modeling_cssfe.training.engine.fit", fail)
+    for _ in range(2):  # the second is not refused for what the first has left
+        with pytest.raises(RuntimeError, match="no memory"):
+            train(load_recipe(None, tiny_overrides(tiny_data)), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run").exists() == there
+    assert not list((tmp_path / "run").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "option", "value"),
+    [("asl", "gamma_neg", "foo"), ("asl", "margin", "[1]"), ("focal", "gamma", "much"), ("ldam", "max_margin", "x")],
+)
+def test_an_option_of_the_loss_that_is_no_number_is_named(loss, option, value, tiny_data, tmp_path):
+    recipe = load_recipe(None, tiny_overrides(tiny_data, loss=loss, **{f"loss_kwargs.{option}": value}))
+    with pytest.raises(ValueError, match=option) as caught:
+        train(recipe, tmp_path / "run", quiet=True)
+    assert value in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_without_one_number_is_refused_before_the_run(tiny_data, tmp_path):
+    recipe = load_recipe(None, [*tiny_overrides(tiny_data), "loss_kwargs.reduction=none"])
+    with pytest.raises(ValueError, match=r"reduction 'none'; set loss_kwargs\.reduction to 'mean'"):
+        train(recipe, tmp_path / "run", quiet=True)
+
+
+def test_only_the_default_test_split_may_be_absent(tiny_data, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_parquet(data, {"train": [["red"], ["green"], ["blue"]] * 2, "validation": [["red"], ["green"]] * 2})
+    assert list(load_run_splits(load_recipe(None, tiny_overrides(data)))) == ["train", "validation"]
+    for where in (data, tiny_data):
+        with pytest.raises(ValueError, match=r"has no split 'nope' \(test_split\); it has train, validation"):
+            load_run_splits(load_recipe(None, tiny_overrides(where, test_split="nope")))
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tiny_data, tmp_path, monkeypatch):
