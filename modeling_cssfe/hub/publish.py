@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from .deployment import write_endpoint, write_space
@@ -89,10 +89,11 @@ def prepare_push(
         What is in the run's folder and was not taken along.
 
     Raises:
-        ValueError: There is no model, both targets are asked for, or a text names a folder of this machine.
+        ValueError: There is no model, no repository can have this name, both targets are asked for, or a text names a
+            folder of this machine.
         RoundTripError: What was written does not give what the model gives.
     """
-    _check_arguments(run, space, endpoint)
+    _check_arguments(run, repo_id, space, endpoint)
     root = Path(folder)
     staged = stage_model(run, root / "model" if space else root, repo_id, max_shard_size)
     check_round_trip(staged.folder, staged.model, staged.processor)
@@ -137,7 +138,7 @@ def push_run(
         RoundTripError: The folder does not give what the model gives; nothing was sent.
         PublishingError: The Hub refused, or cannot be reached; the repository is as it was.
     """
-    _check_arguments(run, space, endpoint)
+    _check_arguments(run, repo_id, space, endpoint)
     with _repository(repo_id, "space" if space else "model", private, revision, api) as target:
         with tempfile.TemporaryDirectory(prefix="cssfe-push-") as temporary:
             folder = Path(temporary) / "push"
@@ -208,11 +209,20 @@ def push_data(
         return target.publication(commit, (), ())
 
 
-def _check_arguments(run: str | os.PathLike, space: bool, endpoint: bool) -> None:
+def _check_arguments(run: str | os.PathLike, repo_id: str, space: bool, endpoint: bool) -> None:
+    _check_name(repo_id)
     if space and endpoint:
         raise ValueError("a repository is a Space or an Inference Endpoint, not both; push twice, to two repositories.")
     if not (Path(run) / "config.json").is_file():
         raise ValueError(f"{os.fspath(run)!r} holds no model (no config.json); give a folder that `cssfe train` wrote.")
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{repo_id!r} cannot be a repository: {reason} Give USER/NAME or NAME.") from error
 
 
 class _Target:
@@ -284,7 +294,7 @@ class _Target:
 def _repository(
     repo_id: str, kind: str, private: bool | None, revision: str | None, api: HfApi | None
 ) -> Iterator[_Target]:
-    validate_repo_id(repo_id)
+    _check_name(repo_id)
     client = api or HfApi(library_name="cssfe")
     token = client.token if isinstance(client.token, str) else get_token()
     if token is None:

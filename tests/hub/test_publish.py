@@ -354,6 +354,18 @@ def test_a_hub_out_of_reach_is_one_line(hub, unchecked, tiny_run, monkeypatch, c
     assert ("HF_HUB_OFFLINE" if cause == "offline" else "connection to the Hub") in only_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("name", ["bad name/x y", "a/b/c", "a--b", "", "-a", "model.git"])
+@pytest.mark.parametrize("output", [True, False])
+def test_a_name_that_no_repository_can_have_is_refused_before_anything(name, output, hub, tiny_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["push", str(tiny_run), *(["--output", str(out)] if output else []), "--", name]) == 2
+    line = only_line(capsys.readouterr().err)
+    assert f"{name!r} cannot be a repository" in line
+    assert line.endswith("Give USER/NAME or NAME.")
+    assert not out.exists()
+    assert not hub.repositories
+
+
 def test_output_writes_what_would_be_sent_and_sends_nothing(hub, unchecked, tiny_run, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["push", str(tiny_run), NAME, "--endpoint", "--output", str(out)]) == 0
