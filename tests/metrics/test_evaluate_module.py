@@ -40,6 +40,20 @@ def case():
     return scores, labels
 
 
+def test_without_the_package_evaluate_names_what_to_install(monkeypatch):
+    import_module = importlib.import_module
+
+    def fail(name, *arguments):
+        if name == "modeling_cssfe":
+            raise ImportError(name)
+        return import_module(name, *arguments)
+
+    assert "pip install cssfe" in evaluate.load(str(FOLDER)).description
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=r"\['modeling_cssfe'\] using 'pip install cssfe'"):
+        evaluate.load(str(FOLDER))
+
+
 @pytest.mark.parametrize("path", ["modeling_cssfe/metrics/long_tail_map", str(FOLDER)], ids=["relative", "absolute"])
 def test_the_module_gives_what_the_function_gives(path, case):
     scores, labels = case

@@ -4,12 +4,13 @@
 import datasets
 import evaluate
 
-from modeling_cssfe.metrics import long_tail_map
+from modeling_cssfe.metrics import long_tail_map  # From: cssfe
 
 
 _DESCRIPTION = """\
 Mean average precision of a multi-label classifier over all classes and over the head, medium and tail classes of a
 long-tailed training set, with F1, precision, recall, AUROC, ranking and calibration figures.
+It needs the package `modeling_cssfe`, which is installed by `pip install cssfe`.
 """
 
 _KWARGS_DESCRIPTION = """
