@@ -83,11 +83,16 @@ def require_finite_weights(model: torch.nn.Module, name: str) -> None:
     """Refuse weights with NaN or infinity, which make every figure and export meaningless.
 
     Raises:
-        ValueError: A parameter is not finite; the first is named.
+        ValueError: A parameter is not finite, or a buffer is NaN or +infinity (models of text mask by -infinity); the
+            first is named.
     """
-    for key, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            count = int((~torch.isfinite(weight)).sum())
+    parameters = dict(model.named_parameters())
+    for key, weight in (*parameters.items(), *model.named_buffers()):
+        wrong = ~torch.isfinite(weight)
+        if key not in parameters:
+            wrong &= weight != -torch.inf
+        if wrong.any():
+            count = int(wrong.sum())
             raise ValueError(
                 f"the weights of {name!r} are not finite: {key} has {count:,} of {weight.numel():,} values that are "
                 f"NaN or infinite; {_RESTORE}."

@@ -151,6 +151,13 @@ def test_weights_that_are_not_finite_are_refused_with_the_first_tensor(verb, val
     assert f"1 of {size} values" in said
 
 
+def test_statistics_that_are_not_numbers_are_refused(copy):
+    name = "cssfe.backbone.timm_model.bn1.running_mean"
+    folder = copy(lambda weights: weights[name].fill_(float("nan")))
+    with pytest.raises(ValueError, match="not finite: cssfe.backbone.timm_model.bn1.running_mean".replace(".", r"\.")):
+        load_trained_model(folder)
+
+
 def test_tensors_that_the_model_has_no_place_for_are_told_in_one_line(copy, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # so that its own table would show
     folder = copy(lambda weights: weights.update({"left.over": torch.zeros(2)}))
