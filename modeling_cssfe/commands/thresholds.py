@@ -89,6 +89,7 @@ def _thresholds(options: argparse.Namespace) -> None:
 def _model_folder(model: str, output_dir: str | None) -> Path:
     """The local folder of a CSSFE model; one on the Hub is downloaded."""
     from ..training.evaluation import load_trained_model
+    from ..training.model_loading import require_cssfe
 
     folder = Path(model)
     if not folder.is_dir():
@@ -102,9 +103,7 @@ def _model_folder(model: str, output_dir: str | None) -> Path:
         return Path(snapshot_download(model))
     if not (folder / "config.json").is_file():
         raise ValueError(f"{model!r} holds no model (no config.json); give a folder that `cssfe train` wrote.")
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if kind != "cssfe":
-        raise ValueError(f"{model!r} is a model of type {kind!r}; thresholds are stored in CSSFE models only.")
+    require_cssfe(folder)  # thresholds are stored in CSSFE models only
     return folder
 
 

@@ -72,10 +72,10 @@ def require_cssfe(path: str | os.PathLike) -> None:
     """
     name, kind = os.fspath(path), _kind_of(path)
     if kind != "cssfe":
-        what = "says no model_type" if kind is None else f"is of a model of type {kind!r}"
+        what = "says no model_type in its config.json" if kind is None else f"is a model of type {kind!r}"
         raise ValueError(
-            f"{name!r} holds no CSSFE model: its config.json {what}, expected 'cssfe'; give a folder that `cssfe "
-            "train` wrote (`cssfe evaluate` takes other image classifiers too)."
+            f"{name!r} {what}, expected 'cssfe'; give a folder that `cssfe train` wrote (`cssfe evaluate` takes other "
+            "image classifiers too)."
         )
 
 
