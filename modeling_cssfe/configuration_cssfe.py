@@ -11,7 +11,10 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 GROUPS = ("head", "medium", "tail")
 ABLATIONS = ("net0", "net1", "net2", "net3")
@@ -366,6 +369,11 @@ class CSSFEConfig(PreTrainedConfig):
             saved.pop("label2id", None)
         names = given.get("label_names") or given.get("id2label")
         if (len(names) if names is not None else given.get("num_labels", count)) != count:
+            if saved.get("class_counts") is not None and given.get("class_counts") is None:
+                logger.warning(
+                    "The saved class_counts are of other classes and are dropped: without class_counts all classes are "
+                    "one group, and nothing is masked. Give class_counts=[...], the training images of each class."
+                )
             for key in ("class_counts", "num_samples", "thresholds", "calibration"):
                 saved.pop(key, None)
         preset = PRESETS.get(saved.get("preset", "corrected"), {})

@@ -11,7 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, CSSFEImageProcessor, CSSFEModel
+from modeling_cssfe import (
+    CSSFEConfig,
+    CSSFEForImageClassification,
+    CSSFEImageProcessor,
+    CSSFEModel,
+    configuration_cssfe,
+)
 from modeling_cssfe.configuration_cssfe import ABLATIONS, PRESETS
 
 from .helpers import images_for, small_model
@@ -188,11 +194,20 @@ def test_the_base_model_loads_from_a_classifiers_checkpoint(tmp_path):
         assert torch.equal(base(images).class_tokens, model.cssfe(images).class_tokens)
 
 
-def test_another_number_of_labels_needs_new_counts_and_says_so(tmp_path):
+@pytest.mark.parametrize("counts", [None, [9, 8, 7]])
+def test_another_number_of_labels_drops_the_saved_counts_and_says_so(counts, tmp_path):
+    from transformers.testing_utils import CaptureLogger
+
     small_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="class_counts has 5 entries for 3 classes") as caught:
-        CSSFEForImageClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
-    assert "\n" not in str(caught.value)
+    changes = {"num_labels": 3} | ({} if counts is None else {"class_counts": counts})
+    with CaptureLogger(configuration_cssfe.logger) as captured:
+        model = CSSFEForImageClassification.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **changes)
+    assert model.config.class_counts == counts
+    assert logits_of(model, images_for(model)).shape == (2, 3)
+    if counts is None:
+        assert captured.out.count("Give class_counts=[...]") == 1
+    else:
+        assert captured.out == ""
 
 
 def test_a_trained_backbone_can_be_given_a_head_for_other_labels(tmp_path):
