@@ -2,8 +2,8 @@
 """Batches of one epoch after another, from loader processes that do not pause in between.
 
 A torch `DataLoader` runs dry at the end of each epoch: its processes begin the next one only when it is asked for, and
-the device waits for the first batches. Of a thousand images that a fast GPU takes in a second, that is a third of the
-time. Here one pass of the loader has the batches of all epochs, so its processes work ahead into the next epoch while
+the device waits for the first batches, which counts where an epoch is a thousand images that a GPU takes in a second.
+Here one pass of the loader has the batches of all epochs, so its processes work ahead into the next epoch while
 the last steps of this one and its evaluation run. Which batches an epoch has does not change by that: image, draw and
 epoch travel together in the key of an item.
 """

@@ -156,7 +156,6 @@ def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassificatio
         loss=recipe.loss,
         **settings,
     )
-    _ = model.loss_function  # an unknown loss or option is an error now, not after the first batch
     if recipe.freeze_backbone:
         model.cssfe.backbone.requires_grad_(False)
     return model
