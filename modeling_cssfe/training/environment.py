@@ -2,11 +2,13 @@
 """What a run ran on, and which precision the machine computes in."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -15,6 +17,8 @@ from accelerate.utils import parse_flag_from_env
 
 from ..version import __version__
 
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy")
 
@@ -51,7 +55,7 @@ def computes_in_bf16(device: torch.device | str) -> bool:
 
 def process_state() -> PartialState:
     """Which of how many processes this is, also of several on a CPU, which `PartialState()` takes for one each."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **_store_of_restart())
 
 
 def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:
@@ -72,6 +76,30 @@ def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:
     # Accelerate keeps one state a process, which a second run (a grid, a notebook) could otherwise not change.
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=mixed_precision, **options)
+
+
+def _store_of_restart() -> dict[str, Any]:
+    """Arguments of `init_process_group` for processes that torchrun has started again; empty for all others.
+
+    torchrun keeps one store for all its starts (torch 2.15), in which processes leave their addresses. After a restart
+    the one that is quicker finds what the other left before it died, and waits for a process that is gone.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not restarts or not shared or torch.distributed.is_initialized():
+        return {}
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":  # each machine counts its own restarts
+        logger.warning(
+            "torchrun started this process again on several machines, which may find each other's old addresses and "
+            "hang; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and --rdzv_backend c10d for torchrun on all of them."
+        )
+        return {}
+    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    return {
+        "store": torch.distributed.PrefixStore(f"restart_{restarts}", store),
+        "rank": rank,
+        "world_size": world_size,
+    }
 
 
 def _processor() -> str:
