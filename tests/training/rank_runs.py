@@ -46,8 +46,8 @@ def kill_before(number):
 
 def main():
     torch.set_num_threads(1)
-    if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "1":
-        time.sleep(1)  # the other one then finds the addresses of before the restart, if there are any to be found
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "0":
+        time.sleep(1)  # the other one then finds the address of before the restart, if there is one to be found
     for folder, case in json.loads(Path(sys.argv[1]).read_text()).items():
         if "kill_at" in case and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             kill_before(case["kill_at"])
