@@ -1,133 +1,21 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Configuration of CSSFE: Category-Specific Selective Feature Enhancement (ICCV 2025).
 
-The paper and its released code differ in a dozen places. Each of them is a field of `CSSFEConfig`; a preset is nothing
-but a value for each of these fields (`PRESETS` below), and any field given by name wins over the preset.
+The places where the paper and its released code differ are fields here; `presets_cssfe` has their values.
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from .checks_cssfe import find_problems
+from .presets_cssfe import ABLATIONS, CHOICES, GROUPS, PRESETS
+
 
 logger = logging.get_logger(__name__)
-
-GROUPS = ("head", "medium", "tail")
-ABLATIONS = ("net0", "net1", "net2", "net3")
-
-# One row a difference between paper and released code (and "corrected", the intended meaning of both).
-PRESETS: dict[str, dict] = {
-    "paper": {
-        "feature_size": None,
-        "hidden_size": None,  # label embeddings are transferred to the width of the features
-        "attention_size": None,
-        "label_projection": "linear",
-        "label_dropout": 0.0,
-        "center_label_embeddings": False,
-        "mask_mode": "multiply_weights",
-        "map_value_projection": "per_class",
-        "enhancement_residual": False,
-        "map_gate": False,
-        "map_pooling": "mean",
-        "fusion_mode": "tokens",
-        "fusion_residual": True,
-        "fusion_final_norm": False,
-        "num_attention_heads": 8,
-        "attention_head_dim": 512,
-        "intermediate_size": 2048,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.0,
-        "classifier": "per_class_linear",
-        "map_logit_share": 0.0,
-        "asl_margin": 0.0,
-    },
-    "released": {
-        "feature_size": 2048,
-        "hidden_size": None,
-        "attention_size": None,
-        "label_projection": "mlp",
-        "label_dropout": 0.1,
-        "center_label_embeddings": False,
-        "mask_mode": "multiply_scores",
-        "map_value_projection": "none",
-        "enhancement_residual": True,
-        "map_gate": True,
-        "map_pooling": "mean",
-        "fusion_mode": "tokens",
-        "fusion_residual": False,
-        "fusion_final_norm": False,
-        "num_attention_heads": 8,
-        "attention_head_dim": 512,
-        "intermediate_size": 2048,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.0,
-        "classifier": "dot_product",
-        "map_logit_share": 0.0,
-        "asl_margin": 0.05,
-    },
-    "corrected": {
-        "feature_size": None,
-        # 512 instead of the features' 2048: on a thousand training images the narrower block is no worse, and it is
-        # what keeps the cost of a training step near that of the backbone.
-        "hidden_size": 512,
-        "attention_size": None,
-        "label_projection": "linear",
-        "label_dropout": 0.1,
-        # Raw CLIP text embeddings of class names all have cosines around .8 with each other; centred, they differ.
-        "center_label_embeddings": True,
-        "mask_mode": "remove",
-        "map_value_projection": "none",
-        "enhancement_residual": True,
-        "map_gate": False,
-        # Where a map is negative the class is not, so those positions lend it no features. With the signed mean, as
-        # printed, either sign of a map may stand on the object; cut off at 0, maps mean what their name says, and
-        # photographs are classified better (docs/accuracy.md). From scratch, learning is slower with it.
-        "map_pooling": "relu",
-        "fusion_mode": "tokens",
-        "fusion_residual": True,
-        "fusion_final_norm": False,
-        "num_attention_heads": 8,
-        "attention_head_dim": 64,
-        "intermediate_size": 2048,
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-        "classifier": "per_class_linear",
-        "map_logit_share": 0.0,
-        "asl_margin": 0.05,
-    },
-}
-# Beyond the method: a share of the maps' own logit in the final one. Its use is with maps that start from a
-# discriminant in closed form and hardly move, as over frozen features (docs/accuracy.md).
-PRESETS["plus"] = PRESETS["corrected"] | {"map_logit_share": 0.3}
-
-# Fields with a closed set of values, and what each value means.
-CHOICES: dict[str, dict[str, str]] = {
-    "label_projection": {"linear": "one linear layer", "mlp": "T -> 2 hidden -> hidden with GELU"},
-    "mask_mode": {
-        "multiply_weights": "the softmax's result times the mask: rows no longer sum to one",
-        "multiply_scores": "the scores times the mask: a masked score of 0 still weighs exp(0), nothing is blocked",
-        "remove": "masked scores are -inf before the softmax: rows sum to one and reverse flow is blocked",
-    },
-    "map_value_projection": {
-        "none": "the maps themselves",
-        "per_class": "one scale and one offset a class",
-        "spatial": "one linear map over the positions, which fixes the map size",
-    },
-    "map_pooling": {
-        "mean": "mean of features times map",
-        "relu": "the same with negative map values cut off",
-        "softmax": "the map's softmax over positions as weights",
-    },
-    "fusion_mode": {"tokens": "2C tokens [FE; LE]", "channels": "C tokens, features and embedding side by side"},
-    "classifier": {
-        "dot_product": "each output token with its own label embedding, no bias",
-        "per_class_linear": "a weight vector and a bias a class",
-    },
-}
 
 
 def assign_groups(class_counts, head_min: int = 100, tail_max: int = 20) -> list[str]:
@@ -347,7 +235,7 @@ class CSSFEConfig(PreTrainedConfig):
             if self.loss == "asl" and self.loss_kwargs is None:
                 self.loss_kwargs = {"gamma_pos": 0.0, "gamma_neg": 4.0, "margin": PRESETS[self.preset]["asl_margin"]}
         super().__post_init__(**kwargs)
-        self._raise_if(problems + self._find_problems())
+        self._raise_if(problems + find_problems(self))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -436,113 +324,12 @@ class CSSFEConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Check the whole configuration; runs by itself after construction and before saving."""
-        self._raise_if(self._find_problems())
+        self._raise_if(find_problems(self))
 
     @staticmethod
     def _raise_if(problems: list[str]):
         if problems:
             raise ValueError(f"CSSFEConfig has {len(problems)} problem(s): " + "; ".join(problems) + ".")
 
-    def _find_problems(self) -> list[str]:
-        return (
-            self._problems_of_choices()
-            + self._problems_of_numbers()
-            + self._problems_of_classes()
-            + self._problems_of_calibration()
-        )
 
-    def _problems_of_choices(self) -> list[str]:
-        problems = []
-        if self.preset not in PRESETS:
-            problems.append(f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
-        if self.ablation not in ABLATIONS:
-            problems.append(f"unknown ablation {self.ablation!r}: choose one of {', '.join(ABLATIONS)}")
-        for field, values in CHOICES.items():
-            value = getattr(self, field)
-            # Without a known preset there is nothing to fill a field with; the preset is the problem to report.
-            if value not in values and not (value is None and self.preset not in PRESETS):
-                problems.append(f"unknown {field} {value!r}: choose one of {', '.join(values)}")
-        if self.problem_type != "multi_label_classification":
-            problems.append(f"problem_type is {self.problem_type!r}: only 'multi_label_classification' exists here")
-        return problems
-
-    def _problems_of_numbers(self) -> list[str]:
-        problems = []
-        sizes = self.image_size if isinstance(self.image_size, list | tuple) else [self.image_size]
-        if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
-            problems.append(f"image_size is {self.image_size!r}: give a number of pixels or [height, width]")
-        positive = ["num_channels", "label_embedding_dim", "feature_size", "hidden_size", "attention_size"]
-        positive += ["num_attention_heads", "attention_head_dim", "intermediate_size", "num_samples"]
-        for field in positive:
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                problems.append(f"{field} is {value}: give a number >= 1")
-        for field in ("label_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
-            value = getattr(self, field)
-            if value is not None and not 0 <= value < 1:
-                problems.append(f"{field} is {value}: give a number in [0, 1)")
-        if self.map_logit_share is not None and not 0 <= self.map_logit_share <= 1:
-            problems.append(f"map_logit_share is {self.map_logit_share}: give a number in [0, 1]")
-        for field in ("image_mean", "image_std"):
-            if len(getattr(self, field)) != self.num_channels:
-                problems.append(f"{field} has {len(getattr(self, field))} values for {self.num_channels} channels")
-        if any(std <= 0 for std in self.image_std):
-            problems.append(f"image_std is {self.image_std}: every value must be > 0")
-        if not 0 < self.tail_max <= self.head_min:
-            problems.append(f"need 0 < tail_max <= head_min, got tail_max={self.tail_max}, head_min={self.head_min}")
-        return problems
-
-    def _problems_of_classes(self) -> list[str]:
-        problems = []
-        if sorted(self.id2label) != list(range(self.num_labels)):
-            return [f"id2label has the ids {sorted(self.id2label)}: number the classes 0 to {self.num_labels - 1}"]
-        if not self.id2label:
-            return ["there is no class: give label_names, or num_labels >= 1"]
-        names = list(self.id2label.values())
-        if any(not name.strip() for name in names):
-            problems.append(
-                f"label name of class {[name.strip() for name in names].index('')} is empty: name every class"
-            )
-        repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        if repeated:
-            problems.append(f"label name(s) {', '.join(map(repr, repeated))} given twice: names must differ")
-        if self.class_counts is not None:
-            if len(self.class_counts) != self.num_labels:
-                problems.append(
-                    f"class_counts has {len(self.class_counts)} entries for {self.num_labels} classes: give one a class"
-                )
-            else:
-                for index, count in enumerate(self.class_counts):
-                    if count < 1:
-                        problems.append(
-                            f"class_counts[{index}] ({self.id2label[index]!r}) is {count}: a class without a training "
-                            "image cannot be learned; drop it from the label names or add images"
-                        )
-        if self.thresholds is not None:
-            if len(self.thresholds) != self.num_labels:
-                problems.append(
-                    f"thresholds has {len(self.thresholds)} entries for {self.num_labels} classes: give one a class"
-                )
-            elif not all(0 <= threshold <= 1 for threshold in self.thresholds):
-                problems.append(f"thresholds {list(self.thresholds)} must all lie in [0, 1]")
-        return problems
-
-    def _problems_of_calibration(self) -> list[str]:
-        problems = []
-        for group, values in (self.calibration or {}).items():
-            where = f"calibration[{group!r}]"
-            if group not in GROUPS:
-                problems.append(f"{where} is of no group: calibrate {', '.join(GROUPS)}")
-                continue
-            if not isinstance(values, dict) or not {"temperature"} <= set(values) <= {"temperature", "bias"}:
-                problems.append(f"{where} is {values!r}: give a temperature and, if wanted, a bias")
-                continue
-            for name, value in values.items():
-                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                    problems.append(f"{name} of {where} is {value!r}: give a finite number")
-                elif name == "temperature" and value <= 0:
-                    problems.append(f"{name} of {where} is {value}: give a number > 0")
-        return problems
-
-
-__all__ = ["ABLATIONS", "GROUPS", "PRESETS", "CSSFEConfig", "assign_groups"]
+__all__ = ["ABLATIONS", "CHOICES", "GROUPS", "PRESETS", "CSSFEConfig", "assign_groups"]

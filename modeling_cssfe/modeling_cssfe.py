@@ -7,8 +7,6 @@ Axis letters: B images, C classes, D feature channels, H x W positions of a map,
 h `hidden_size`. Features F are (B, D, H, W), class activation maps CAM (B, C, H, W), label tokens LE (C, h).
 """
 
-import importlib
-import importlib.util
 import math
 import os
 from dataclasses import dataclass, fields
@@ -36,7 +34,7 @@ from .layers_cssfe import (
     CSSFEMapEnhancement,
     pool_features,
 )
-from .loss_cssfe import AsymmetricLoss, BinaryCrossEntropyLoss
+from .parts_cssfe import build_loss_of, name_unknown, pretrained_statistics, resolve_label_embeddings
 
 
 @dataclass
@@ -395,7 +393,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         known = {field.name for field in fields(CSSFEConfig)} | {"num_labels", "attn_implementation"}
         unknown = sorted(set(config_overrides) - known)
         if unknown:
-            raise ValueError(_name_unknown("config field", unknown[0], sorted(known)))
+            raise ValueError(name_unknown("config field", unknown[0], sorted(known)))
         if label_names is not None:
             label_names = [str(name) for name in label_names]
         # A first configuration finds every problem before anything is loaded or downloaded.
@@ -403,9 +401,9 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         config = CSSFEConfig(**settings)
         embeddings = None
         if config.uses_fusion:
-            embeddings, provenance = _resolve_label_embeddings(label_embeddings, config, seed)
+            embeddings, provenance = resolve_label_embeddings(label_embeddings, config, seed)
             settings |= {"label_embedding_dim": embeddings.shape[1], "label_embedding_provenance": provenance}
-        settings |= _pretrained_statistics(backbone, settings)
+        settings |= pretrained_statistics(backbone, settings)
         model = cls(CSSFEConfig(**settings))
         _ = model.loss_function  # an unknown loss, option or a missing statistic is an error now
         if embeddings is not None:
@@ -453,7 +451,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         """
         settings = (self.config.loss, dict(self.config.loss_kwargs or {}))
         if self.criterion is None or self._criterion_settings not in (None, settings):
-            self.criterion = _build_loss(self.config).to(self.device)
+            self.criterion = build_loss_of(self.config).to(self.device)
             self._criterion_settings = settings
         return self.criterion
 
@@ -501,68 +499,6 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def _name_unknown(kind: str, name: str, known: list[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"unknown {kind} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}.")
-
-
-def _package_module(name: str, purpose: str):
-    """A module of the installed package, which a copy of this file next to saved weights may have to do without."""
-    if importlib.util.find_spec("modeling_cssfe") is None:
-        raise ValueError(f"{purpose} needs the whole package; run `pip install cssfe`.")
-    return importlib.import_module(f"modeling_cssfe.{name}")
-
-
-def _build_loss(config: CSSFEConfig) -> nn.Module:
-    options = config.loss_kwargs or {}
-    travelling = {"asl": AsymmetricLoss, "bce": BinaryCrossEntropyLoss}
-    if config.loss in travelling:
-        try:
-            return travelling[config.loss](**options)
-        except TypeError as error:
-            raise ValueError(f"loss_kwargs {options} do not fit the loss {config.loss!r}: {error}.") from error
-    losses = _package_module("losses", f"the loss {config.loss!r} (only asl and bce travel with a saved model)")
-    statistics = {"class_counts": config.class_counts, "num_samples": config.num_samples}
-    for statistic in losses.get_loss_entry(config.loss).needs:
-        if statistics[statistic] is None and statistic not in options:
-            raise ValueError(
-                f"the loss {config.loss!r} needs {statistic} of the training images: give it to CSSFEConfig or "
-                "from_backbone."
-            )
-    return losses.build_loss(config.loss, **(statistics | options))
-
-
-def _resolve_label_embeddings(source, config: CSSFEConfig, seed: int) -> tuple[torch.Tensor, dict]:
-    if hasattr(source, "__array__"):
-        source = torch.as_tensor(source)
-        if source.ndim != 2 or source.shape[0] != config.num_labels:
-            raise ValueError(
-                f"label embeddings have the shape {tuple(source.shape)}, expected ({config.num_labels}, T): one row "
-                "for each class."
-            )
-        return source.detach().float(), {"source": "tensor"}
-    module = _package_module("label_embeddings", "embedding label names")
-    dim = config.label_embedding_dim if source == "random" else None
-    return module.resolve_label_embeddings(source, config.label_names, seed=seed, dim=dim)
-
-
-def _pretrained_statistics(backbone: str, settings: dict) -> dict:
-    """Mean and standard deviation that timm's weights of this architecture were trained with."""
-    import timm
-
-    pretrained = timm.get_pretrained_cfg(backbone)
-    if (
-        pretrained is None
-        or "image_mean" in settings
-        or "image_std" in settings
-        or settings.get("num_channels", 3) != 3
-    ):
-        return {}
-    return {"image_mean": list(pretrained.mean), "image_std": list(pretrained.std)}
 
 
 __all__ = [

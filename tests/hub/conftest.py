@@ -1,6 +1,11 @@
+import shutil
+from pathlib import Path
+
 import huggingface_hub.constants
 import pytest
 from loopback import TOKEN, LoopbackHub
+
+from modeling_cssfe.hub import publish
 
 
 @pytest.fixture
@@ -19,3 +24,15 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield server
         huggingface_hub.close_session()
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """The round trip takes a fresh process, and has tests of its own."""
+    monkeypatch.setattr(publish, "check_round_trip", lambda *arguments: None)
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    """A copy of the run that a test may change."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))

@@ -26,12 +26,6 @@ ROOT = Path(__file__).parents[2]
 GROUPS = {"red": "head", "green": "medium", "blue": "tail"}  # of the tiny run, by its bounds
 
 
-@pytest.fixture
-def run(tiny_run, tmp_path):
-    """A copy of the run that a test may change."""
-    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
-
-
 @pytest.fixture(scope="module")
 def judged(tiny_run, tiny_data, tmp_path_factory):
     """A run with thresholds and a card with everything. The card's snippet is run in a process of its own: 10 s."""

@@ -201,11 +201,14 @@ def test_a_model_saved_again_without_the_package_still_carries_its_code(hub_run)
 def test_the_hub_files_are_those_that_travel():
     assert HUB_FILES == [
         "backbone_cssfe.py",
+        "checks_cssfe.py",
         "configuration_cssfe.py",
         "image_processing_cssfe.py",
         "layers_cssfe.py",
         "loss_cssfe.py",
         "modeling_cssfe.py",
+        "parts_cssfe.py",
+        "presets_cssfe.py",
     ]
 
 

@@ -1,0 +1,88 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""What a model is put together from: its loss, its label embeddings, the statistics of its pretrained backbone."""
+
+import importlib
+import importlib.util
+
+import torch
+from torch import nn
+
+from .configuration_cssfe import CSSFEConfig
+from .loss_cssfe import AsymmetricLoss, BinaryCrossEntropyLoss
+
+
+def name_unknown(kind: str, name: str, known: list[str]) -> str:
+    """Say what a name is not, and what may have been meant."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"unknown {kind} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}.")
+
+
+def _package_module(name: str, purpose: str):
+    """A module of the installed package, which a copy of this file next to saved weights may have to do without."""
+    if importlib.util.find_spec("modeling_cssfe") is None:
+        raise ValueError(f"{purpose} needs the whole package; run `pip install cssfe`.")
+    return importlib.import_module(f"modeling_cssfe.{name}")
+
+
+def build_loss_of(config: CSSFEConfig) -> nn.Module:
+    """Build the loss that a configuration names, with its options and the statistics that it needs.
+
+    Raises:
+        ValueError: Unknown, without a statistic that it needs, with options that it does not have, or outside of the
+            package although it does not travel with the model.
+    """
+    options = config.loss_kwargs or {}
+    travelling = {"asl": AsymmetricLoss, "bce": BinaryCrossEntropyLoss}
+    if config.loss in travelling:
+        try:
+            return travelling[config.loss](**options)
+        except TypeError as error:
+            raise ValueError(f"loss_kwargs {options} do not fit the loss {config.loss!r}: {error}.") from error
+    losses = _package_module("losses", f"the loss {config.loss!r} (only asl and bce travel with a saved model)")
+    statistics = {"class_counts": config.class_counts, "num_samples": config.num_samples}
+    for statistic in losses.get_loss_entry(config.loss).needs:
+        if statistics[statistic] is None and statistic not in options:
+            raise ValueError(
+                f"the loss {config.loss!r} needs {statistic} of the training images: give it to CSSFEConfig or "
+                "from_backbone."
+            )
+    return losses.build_loss(config.loss, **(statistics | options))
+
+
+def resolve_label_embeddings(source, config: CSSFEConfig, seed: int) -> tuple[torch.Tensor, dict]:
+    """Return the label embeddings that `source` stands for, (C, T), and where they came from; see `from_backbone`.
+
+    Raises:
+        ValueError: An array of another shape, an unknown source, or one that only the package can read.
+    """
+    if hasattr(source, "__array__"):
+        source = torch.as_tensor(source)
+        if source.ndim != 2 or source.shape[0] != config.num_labels:
+            raise ValueError(
+                f"label embeddings have the shape {tuple(source.shape)}, expected ({config.num_labels}, T): one row "
+                "for each class."
+            )
+        return source.detach().float(), {"source": "tensor"}
+    module = _package_module("label_embeddings", "embedding label names")
+    dim = config.label_embedding_dim if source == "random" else None
+    return module.resolve_label_embeddings(source, config.label_names, seed=seed, dim=dim)
+
+
+def pretrained_statistics(backbone: str, settings: dict) -> dict:
+    """Mean and standard deviation that timm's weights of this architecture were trained with."""
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(backbone)
+    if (
+        pretrained is None
+        or "image_mean" in settings
+        or "image_std" in settings
+        or settings.get("num_channels", 3) != 3
+    ):
+        return {}
+    return {"image_mean": list(pretrained.mean), "image_std": list(pretrained.std)}
+
+
+__all__ = ["build_loss_of", "name_unknown", "pretrained_statistics", "resolve_label_embeddings"]
