@@ -90,6 +90,11 @@ def tree(source_archive, tmp_path) -> Path:
     shutil.copy(HERE / "common_suite.py", root / "tests/models/cssfe/test_modeling_cssfe.py")
     for task in ("image_classification", "image_feature_extraction"):
         shutil.copy(HERE / "pipeline_checks.py", root / f"tests/pipelines/test_pipelines_{task}.py")
+    # Older versions import the tests of all pipelines at once, of which only the two above concern CSSFE.
+    mixin = (root / "tests/test_pipeline_mixin.py").read_text()
+    for task, name in re.findall(r"from \.pipelines\.(test_pipelines_\w+) import (\w+)", mixin):
+        if not (root / f"tests/pipelines/{task}.py").exists():
+            (root / f"tests/pipelines/{task}.py").write_text(f"class {name}: pass\n")
     return root
 
 

@@ -27,7 +27,13 @@ COUNTS = [300, 60, 30, 5]
 def own_cache(tmp_path, monkeypatch):
     """Keep `evaluate` from writing into the user's cache, and run where relative paths start at the repository."""
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "metrics")
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
+    modules = tmp_path / "modules"
+    modules.mkdir()  # before it is on the path: Python remembers that a folder is not there
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", modules)
+    # The user's own cache may hold such a package as well, and lies on the path once transformers has loaded Hub code.
+    monkeypatch.syspath_prepend(str(modules))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(REPOSITORY))
     monkeypatch.chdir(REPOSITORY)
 
