@@ -13,6 +13,7 @@ DRIVER = shutil.which("chromedriver")
 if BROWSER is None or DRIVER is None:
     pytest.skip("no Chromium: install chromium and chromium-driver", allow_module_level=True)
 webdriver = pytest.importorskip("selenium.webdriver", reason="no Selenium: install selenium")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 
 FLAGS = [
     "--headless",
@@ -43,7 +44,11 @@ class Browser:
     def open(self, page):
         """A file's path, or an address."""
         self.driver.get_log("performance"), self.driver.get_log("browser")
+        self.run("window.isOld = true")
         self.driver.get(page if isinstance(page, str) else page.as_uri())
+        # Where the same page was shown before, the driver of a busy machine may return while the new one still loads.
+        whole = "return !window.isOld && document.readyState === 'complete'"
+        WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda driver: driver.execute_script(whole))
         return self
 
     def run(self, script, *arguments):
