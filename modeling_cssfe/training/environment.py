@@ -55,7 +55,7 @@ def computes_in_bf16(device: torch.device | str) -> bool:
 
 def process_state() -> PartialState:
     """Which of how many processes this is, also of several on a CPU, which `PartialState()` takes for one each."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **_store_of_restart())
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **store_of_restart())
 
 
 def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:
@@ -78,7 +78,7 @@ def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision, **options)
 
 
-def _store_of_restart() -> dict[str, Any]:
+def store_of_restart() -> dict[str, Any]:
     """Arguments of `init_process_group` for processes that torchrun has started again; empty for all others.
 
     torchrun keeps one store for all its starts (torch 2.15), in which processes leave their addresses. After a restart
@@ -124,4 +124,4 @@ def _git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
-__all__ = ["build_accelerator", "computes_in_bf16", "describe_environment", "process_state"]
+__all__ = ["build_accelerator", "computes_in_bf16", "describe_environment", "process_state", "store_of_restart"]

@@ -47,7 +47,9 @@ def kill_before(number):
 def main():
     torch.set_num_threads(1)
     if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "0":
-        time.sleep(1)  # the other one then finds the address of before the restart, if there is one to be found
+        # The other one then finds the address of before the restart, if there is one to be found. Which of the two
+        # connects to the other hangs on their ports, so that only every other run or so fails by it.
+        time.sleep(1)
     for folder, case in json.loads(Path(sys.argv[1]).read_text()).items():
         if "kill_at" in case and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             kill_before(case["kill_at"])

@@ -15,7 +15,7 @@ from torch import nn
 
 from modeling_cssfe import CSSFEForImageClassification
 from modeling_cssfe.training import load_recipe, train
-from modeling_cssfe.training.environment import process_state
+from modeling_cssfe.training.environment import process_state, store_of_restart
 from modeling_cssfe.training.run import enable_activation_checkpointing
 
 
@@ -130,6 +130,22 @@ def test_torchrun_starts_a_run_again_that_lost_a_process_and_it_ends_as_if_nothi
     logs = [[{**entry, "seconds": 0, "images_per_second": 0} for entry in log_of(run)] for run in (whole, killed)]
     assert logs[0] == logs[1]
     assert (two_processes / "restarts").read_text() == "1"
+
+
+def test_each_start_of_torchrun_has_addresses_of_its_own(monkeypatch):
+    agent = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    started = {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": "1", "RANK": "0", "WORLD_SIZE": "1"}
+    for name, value in (started | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert store_of_restart() == {}
+    agent.set("address", "before any restart")
+    for restarts in ("1", "2"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        arguments = store_of_restart()
+        assert (arguments["rank"], arguments["world_size"]) == (0, 1)
+        assert not arguments["store"].check(["address"])
+        arguments["store"].set("address", f"after restart {restarts}")
 
 
 def test_a_restart_on_several_machines_says_what_torchrun_needs(monkeypatch, caplog):
