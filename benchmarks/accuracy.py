@@ -13,6 +13,7 @@ import torch
 import yaml
 from ablations import append_row, read_rows
 from frozen_maps import Head, extract
+from head_variants import VARIANTS
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.data import class_statistics, label_names_of, load_images
@@ -39,7 +40,9 @@ DEFAULTS = {
     "learning_rate": 5e-4,
     "weight_decay": 1e-2,
     "ema": 0.0,
+    "label_smoothing": 0.0,
     "class_activation_init": "random",
+    "variant": None,
     "config": {},
 }
 
@@ -59,6 +62,9 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
     )
     share, config.map_logit_share = config.map_logit_share, 0.0  # the loss is that of the fused logit alone
     head = Head(config, embeddings[trial["label_embeddings"]]).train()
+    if trial["variant"] is not None:
+        VARIANTS[trial["variant"]](head)
+        share = max(share, head.model.config.map_logit_share)
     if trial["class_activation_init"] != "random":
         known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
         statistics = DiscriminantStatistics(config.feature_size, config.num_labels, classifier=known)
@@ -99,7 +105,8 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16("cpu")):
             logits = head(features if computes_in_bf16("cpu") else features.float())
-        loss(logits.float(), labels[rows]).backward()
+        targets = labels[rows] + trial["label_smoothing"] * (0.5 - labels[rows])
+        loss(logits.float(), targets).backward()
         optimizer.step()
         schedule.step()
         if trial["ema"]:

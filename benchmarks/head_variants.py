@@ -1,0 +1,85 @@
+"""Changes of a head that no field of the configuration makes, for trials that ask whether one is worth a field."""
+
+import torch
+from frozen_maps import Head
+from torch import nn
+
+from modeling_cssfe.layers_cssfe import CSSFEFusionBlock
+
+
+class _TwoBlocks(nn.Module):
+    """A second fusion block, whose queries are what the first has made of the label tokens."""
+
+    def __init__(self, first: CSSFEFusionBlock, second: CSSFEFusionBlock):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, label_tokens, image_tokens, **kwargs):
+        return self.second(self.first(label_tokens, image_tokens, **kwargs), image_tokens, **kwargs)
+
+
+def two_fusion_blocks(head: Head) -> None:
+    """Two blocks in the place of one."""
+    fusion = head.model.cssfe.fusion
+    fusion.block = _TwoBlocks(fusion.block, CSSFEFusionBlock(head.model.config, head.model.cssfe.hidden_size))
+
+
+def learned_temperature(head: Head) -> None:
+    """The enhancement learns what its scores are divided by, from sqrt(d_k) on."""
+    enhancement = head.model.cssfe.enhancement
+    scaling = enhancement.scaling
+    del enhancement.scaling
+    enhancement.scaling = nn.Parameter(torch.tensor(scaling))
+
+
+def enhancement_from_zero(head: Head) -> None:
+    """What a class receives is scaled by a number for each giver that starts at 0: the start is a Net-1."""
+    enhancement = head.model.cssfe.enhancement
+    classes = head.model.config.num_labels
+    enhancement.value_mode = "per_class"
+    enhancement.value_scale = nn.Parameter(torch.zeros(classes))
+    enhancement.value_offset = nn.Parameter(torch.zeros(classes))
+
+
+def fusion_from_zero(head: Head) -> None:
+    """Both branches of the fusion block start at 0: at first a class token is its label token."""
+    block = head.model.cssfe.fusion.block
+    for layer in (block.attention.output, block.output):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def logit_from_net0(head: Head) -> None:
+    """The fused logit starts at 0 and the maps' own is added to it, in training too: the start is a Net-0."""
+    nn.init.zeros_(head.model.classifier.weight)
+    nn.init.zeros_(head.model.classifier.bias)
+    head.model.config.map_logit_share = 0.5
+
+
+def _scaled_embeddings(head: Head, scale: float) -> None:
+    projection = head.model.cssfe.label_encoder.projection
+    projection.register_forward_pre_hook(lambda module, arguments: (scale * arguments[0],))
+
+
+def embeddings_quarter(head: Head) -> None:
+    """Centred label embeddings of a quarter of the length."""
+    _scaled_embeddings(head, 0.25)
+
+
+def embeddings_fourfold(head: Head) -> None:
+    """Centred label embeddings of four times the length."""
+    _scaled_embeddings(head, 4.0)
+
+
+VARIANTS = {
+    variant.__name__: variant
+    for variant in (
+        two_fusion_blocks,
+        learned_temperature,
+        enhancement_from_zero,
+        fusion_from_zero,
+        logit_from_net0,
+        embeddings_quarter,
+        embeddings_fourfold,
+    )
+}
