@@ -6,13 +6,14 @@ other. A row is written after each run; runs whose row exists are skipped. The t
 """
 
 import argparse
+import copy
 import time
 from pathlib import Path
 
 import torch
 import yaml
 from ablations import append_row, read_rows
-from frozen_maps import Head, extract
+from frozen_maps import Head, extract, load_backbone, run_stage
 from head_variants import VARIANTS
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
@@ -38,6 +39,8 @@ DEFAULTS = {
     "epochs": 15,
     "batch_size": 32,
     "learning_rate": 5e-4,
+    "stage_learning_rate": 0.0,
+    "share_in_loss": False,
     "weight_decay": 1e-2,
     "ema": 0.0,
     "label_smoothing": 0.0,
@@ -47,43 +50,70 @@ DEFAULTS = {
 }
 
 
-def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, counts, classifier) -> Head:
+def first_maps(trial: dict, views: dict, stage, classifier) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Weight and bias of the class activation layer in closed form, from all views that the trial trains on."""
+    if trial["class_activation_init"] == "random":
+        return None
+    known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
+    statistics = None
+    for view in trial["views"]:
+        features, labels = views[view]["features"], views[view]["labels"]
+        for rows in torch.arange(len(labels)).split(64):
+            maps = features[rows]
+            if stage is not None:
+                with torch.no_grad():
+                    maps = run_stage(stage, maps)
+            if statistics is None:
+                statistics = DiscriminantStatistics(maps.shape[1], labels.shape[1], classifier=known)
+            statistics.update(maps.float().mean(dim=(2, 3)), labels[rows])
+    return statistics.solve()
+
+
+def build_head(trial: dict, seed: int, data: dict, embeddings: dict, stage, first) -> Head:
     torch.manual_seed(seed)
-    labels = views["plain"]["labels"]
     config = CSSFEConfig(
         backbone="test_resnet",
-        image_size=32 * views["plain"]["features"].shape[2],
-        feature_size=views["plain"]["features"].shape[1],
-        label_names=names,
-        class_counts=counts,
+        image_size=32 * data["map_shape"][1],
+        feature_size=data["map_shape"][0],
+        label_names=data["names"],
+        class_counts=data["counts"],
         ablation=trial["ablation"],
         label_embedding_dim=embeddings[trial["label_embeddings"]].shape[1],
         **trial["config"],
     )
-    share, config.map_logit_share = config.map_logit_share, 0.0  # the loss is that of the fused logit alone
-    head = Head(config, embeddings[trial["label_embeddings"]]).train()
+    head = Head(config, embeddings[trial["label_embeddings"]], copy.deepcopy(stage))
+    if not trial["share_in_loss"]:
+        config.map_logit_share = 0.0  # while training: the loss is that of the fused logit alone
     if trial["variant"] is not None:
         VARIANTS[trial["variant"]](head)
-        share = max(share, head.model.config.map_logit_share)
-    if trial["class_activation_init"] != "random":
-        known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
-        statistics = DiscriminantStatistics(config.feature_size, config.num_labels, classifier=known)
-        for view in trial["views"]:
-            for rows in torch.arange(len(labels)).split(64):
-                statistics.update(views[view]["features"][rows].float().mean(dim=(2, 3)), labels[rows])
-        head.model.set_class_activation(*statistics.solve())
+    if first is not None:
+        head.model.set_class_activation(*first)
+    return head.train()
+
+
+def train_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict, stage, first) -> Head:
+    head = build_head(trial, seed, data, embeddings, stage, first)
+    labels, counts = views["plain"]["labels"], data["counts"]
     loss = build_loss(trial["loss"], class_counts=counts, num_samples=len(labels), **trial["loss_kwargs"])
     sampler = build_sampler(trial["sampler"], labels=labels.numpy(), seed=seed)
-    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    if stage is not None:
+        head.stage.requires_grad_(trial["stage_learning_rate"] > 0)
+    groups: dict[tuple[bool, bool], list] = {}
+    for name, parameter in head.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("stage."), parameter.ndim > 1), []).append(parameter)
+    rates = {True: trial["stage_learning_rate"], False: trial["learning_rate"]}
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": trial["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=trial["learning_rate"],
+        [
+            {"params": parameters, "lr": rates[of_stage], "weight_decay": trial["weight_decay"] * decays}
+            for (of_stage, decays), parameters in groups.items()
+        ],
         fused=True,
     )
     updates = trial["epochs"] * (len(labels) // trial["batch_size"])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, trial["learning_rate"], total_steps=updates)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=updates
+    )
     average = torch.optim.swa_utils.AveragedModel(
         head, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(trial["ema"])
     )
@@ -104,7 +134,7 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
         )
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16("cpu")):
-            logits = head(features if computes_in_bf16("cpu") else features.float())
+            logits = head(features)
         targets = labels[rows] + trial["label_smoothing"] * (0.5 - labels[rows])
         loss(logits.float(), targets).backward()
         optimizer.step()
@@ -112,13 +142,14 @@ def train_head(trial: dict, seed: int, views: dict, embeddings: dict, names, cou
         if trial["ema"]:
             average.update_parameters(head)
     trained_head = average.module if trial["ema"] else head
-    trained_head.model.config.map_logit_share = share
+    share = CSSFEConfig(**trial["config"]).map_logit_share
+    trained_head.model.config.map_logit_share = max(share, trained_head.model.config.map_logit_share)
     return trained_head.eval()
 
 
 @torch.no_grad()
 def score(head: Head, features: torch.Tensor) -> torch.Tensor:
-    return torch.cat([head(part.float()) for part in features.split(64)]).double().sigmoid()
+    return torch.cat([head(part) for part in features.split(64)]).double().sigmoid()
 
 
 def main() -> None:
@@ -128,6 +159,9 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet50", help="timm architecture")
     parser.add_argument(
         "--stride_in_first_convolution", action="store_true", help="the 2015 layout of ResNet-50, which Keras's has"
+    )
+    parser.add_argument(
+        "--last_stage", help="part of the timm model that a trial may train: the cache then ends before it"
     )
     parser.add_argument("--image_size", type=int, default=320, help="image side in pixels")
     parser.add_argument("--label_embeddings", nargs="+", default=[], metavar="NAME=FILE", help="safetensors files")
@@ -149,13 +183,18 @@ def main() -> None:
         embeddings[name] = resolve_label_embeddings(file, names)[0]
     wanted = [name for name in trials if arguments.only is None or name in arguments.only]
     used = sorted({view for name in wanted for view in {**DEFAULTS, **(trials[name] or {})}["views"]} | {"plain"})
-    views = extract(arguments, "train", used)
-    judged = extract(arguments, "validation", ["plain", "flip"])
+    config, backbone, stage = load_backbone(arguments)
+    views = extract(arguments, config, backbone, "train", used)
+    judged = extract(arguments, config, backbone, "validation", ["plain", "flip"])
+    sample = views["plain"]["features"][:1]
+    shape = (sample if stage is None else run_stage(stage, sample)).shape
+    data = {"names": names, "counts": counts, "map_shape": tuple(shape[1:3])}
     labels = judged["plain"]["labels"].numpy()
     halves = stratified_split(labels, [len(labels) // 2, len(labels) - len(labels) // 2], seed=0)
     whole = CSSFEForImageClassification(CSSFEConfig(backbone=arguments.backbone, ablation="net0"))
     classifier = load_pretrained_classifier(whole, arguments.backbone_weights)
     environment = describe_environment()
+    firsts: dict[tuple, tuple | None] = {}
     for seed in arguments.seeds:
         for name in wanted:
             done = {(row["trial"], row["seed"]) for row in read_rows(arguments.output)}
@@ -163,7 +202,10 @@ def main() -> None:
                 continue
             trial = {**DEFAULTS, **(trials[name] or {})}
             started = time.perf_counter()
-            head = train_head(trial, seed, views, embeddings, names, counts, classifier)
+            key = (trial["class_activation_init"], *trial["views"])
+            if key not in firsts:
+                firsts[key] = first_maps(trial, views, stage, classifier)
+            head = train_head(trial, seed, views, data, embeddings, stage, firsts[key])
             plain, flipped = (score(head, judged[view]["features"]).numpy() for view in ("plain", "flip"))
             row = {"trial": name, "seed": seed}
             parts = {"": (plain, slice(None)), "_a": (plain, halves[0]), "_b": (plain, halves[1])}

@@ -18,8 +18,8 @@ from modeling_cssfe.training.feature_cache import FeatureCache, FeatureViews
 from modeling_cssfe.training.frozen_features import FeatureFeed
 
 
-def extract(arguments, split: str, views: list[str]) -> dict[str, dict[str, torch.Tensor]]:
-    """For each view `{"features": (N, D, H, W) bfloat16, "labels": (N, C)}` of a split, cached."""
+def load_backbone(arguments) -> tuple[CSSFEConfig, CSSFEBackbone, nn.Module | None]:
+    """The pretrained backbone; its last stage apart, and something that does nothing in its place, if one is named."""
     config = CSSFEConfig(
         backbone=arguments.backbone,
         image_size=arguments.image_size,
@@ -28,6 +28,17 @@ def extract(arguments, split: str, views: list[str]) -> dict[str, dict[str, torc
     )
     backbone = CSSFEBackbone(config)
     load_backbone_weights(backbone, arguments.backbone_weights)
+    stage = None
+    if arguments.last_stage is not None:
+        stage = getattr(backbone.timm_model, arguments.last_stage)
+        setattr(backbone.timm_model, arguments.last_stage, nn.Identity())
+    return config, backbone, stage
+
+
+def extract(
+    arguments, config: CSSFEConfig, backbone: CSSFEBackbone, split: str, views: list[str]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """For each view `{"features": (N, D, H, W) bfloat16, "labels": (N, C)}` of a split, cached."""
     bf16 = computes_in_bf16("cpu")
     cache = FeatureCache(
         arguments.cache,
@@ -47,9 +58,11 @@ def extract(arguments, split: str, views: list[str]) -> dict[str, dict[str, torc
 
 
 class Head(nn.Module):
-    """A CSSFE model without its backbone: `(B, D, H, W)` features to logits."""
+    """A CSSFE model without its backbone, or with its last stage alone: `(B, D, H, W)` maps to logits."""
 
-    def __init__(self, config: CSSFEConfig, label_embeddings: torch.Tensor | None = None):
+    def __init__(
+        self, config: CSSFEConfig, label_embeddings: torch.Tensor | None = None, stage: nn.Module | None = None
+    ):
         super().__init__()
         self.model = CSSFEForImageClassification(config)
         self.model.cssfe.backbone.requires_grad_(False)
@@ -57,6 +70,23 @@ class Head(nn.Module):
         FeatureFeed(self.model)
         if label_embeddings is not None and config.uses_fusion:
             self.model.cssfe.set_label_embeddings(label_embeddings)
+        self.stage = stage
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.stage is not None:
+            self.stage.eval()  # the statistics of BatchNorm stay as they were loaded
+        return self
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.model(features).logits
+        if self.stage is not None:
+            features = run_stage(self.stage, features)
+        return self.model(features if torch.is_autocast_enabled("cpu") else features.float()).logits
+
+
+def run_stage(stage: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """The backbone's maps from those that its last stage is given, in the precision of cached ones."""
+    bf16 = computes_in_bf16("cpu")
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        features = features if bf16 else features.float()
+        return stage(features.contiguous(memory_format=torch.channels_last))

@@ -41,6 +41,12 @@ def enhancement_from_zero(head: Head) -> None:
     enhancement.value_offset = nn.Parameter(torch.zeros(classes))
 
 
+def enhancement_by_likeness(head: Head) -> None:
+    """Keys start equal to queries: at first a class receives most from itself, then from those with a similar name."""
+    enhancement = head.model.cssfe.enhancement
+    enhancement.key.load_state_dict(enhancement.query.state_dict())
+
+
 def fusion_from_zero(head: Head) -> None:
     """Both branches of the fusion block start at 0: at first a class token is its label token."""
     block = head.model.cssfe.fusion.block
@@ -77,6 +83,7 @@ VARIANTS = {
         two_fusion_blocks,
         learned_temperature,
         enhancement_from_zero,
+        enhancement_by_likeness,
         fusion_from_zero,
         logit_from_net0,
         embeddings_quarter,
