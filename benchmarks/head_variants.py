@@ -47,6 +47,13 @@ def enhancement_by_likeness(head: Head) -> None:
     enhancement.key.load_state_dict(enhancement.query.state_dict())
 
 
+def enhancement_takes_off(head: Head) -> None:
+    """As `enhancement_by_likeness`, but half of what a class would receive is taken off its map, as a start."""
+    enhancement_by_likeness(head)
+    enhancement_from_zero(head)
+    nn.init.constant_(head.model.cssfe.enhancement.value_scale, -0.5)
+
+
 def fusion_from_zero(head: Head) -> None:
     """Both branches of the fusion block start at 0: at first a class token is its label token."""
     block = head.model.cssfe.fusion.block
@@ -84,6 +91,7 @@ VARIANTS = {
         learned_temperature,
         enhancement_from_zero,
         enhancement_by_likeness,
+        enhancement_takes_off,
         fusion_from_zero,
         logit_from_net0,
         embeddings_quarter,

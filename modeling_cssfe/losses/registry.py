@@ -36,12 +36,14 @@ class LossEntry:
         cls: Its module.
         description: One line: what it does, and where it comes from.
         sampler: Name of the sampler it is recommended with.
+        binary_labels: Whether it asks the labels which classes an image has, so that smoothed ones mislead it.
     """
 
     name: str
     cls: type[nn.Module]
     description: str
     sampler: str
+    binary_labels: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -105,12 +107,14 @@ _ENTRIES = (
         DistributionBalancedLoss,
         "Distribution-balanced: co-occurrence-aware weights, tolerance to negatives (Wu et al., ECCV 2020).",
         sampler="class_aware",
+        binary_labels=True,
     ),
     LossEntry(
         "db_focal",
         DistributionBalancedFocalLoss,
         "Distribution-balanced loss with focus (Wu et al., ECCV 2020).",
         sampler="class_aware",
+        binary_labels=True,
     ),
     LossEntry(
         "pg",
@@ -123,6 +127,7 @@ _ENTRIES = (
         TwoWayLoss,
         "Two-way softmax-like ranking of classes and of images, class-balanced (Kobayashi, CVPR 2023).",
         sampler="class_aware",
+        binary_labels=True,
     ),
     LossEntry(
         "logit_adjustment",

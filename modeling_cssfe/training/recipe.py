@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..configuration_cssfe import ABLATIONS, PRESETS
+from ..losses import get_loss_entry, list_losses
 from .report import COLUMNS
 from .tracking import tracker_problems
 
@@ -71,6 +72,7 @@ class Recipe:
         image_size: Image side in pixels.
         loss: Name of a loss, see `cssfe losses`.
         loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).
+        label_smoothing: Share s in [0, 1): the loss takes labels `(1 - s) y + s / 2` in the place of `y`.
         sampler: Name of a sampler.
         sampler_kwargs: Its options.
         augmentation: `auto`, `rand`, `trivial` or `none`.
@@ -145,6 +147,7 @@ class Recipe:
     image_size: int = 448
     loss: str = "asl"
     loss_kwargs: dict[str, Any] | None = None
+    label_smoothing: float = 0.0
     sampler: str = "uniform"
     sampler_kwargs: dict[str, Any] = field(default_factory=dict)
     augmentation: str = "auto"
@@ -225,6 +228,10 @@ def _problems(recipe: Recipe) -> list[str]:
     for name in ("horizontal_flip", "random_erasing"):
         if not 0 <= getattr(recipe, name) <= 1:
             problems.append(f"{name} is {getattr(recipe, name)}: give a probability in [0, 1]")
+    if not 0 <= recipe.label_smoothing < 1:
+        problems.append(f"label_smoothing is {recipe.label_smoothing}: give a share in [0, 1)")
+    if recipe.label_smoothing and recipe.loss in list_losses() and get_loss_entry(recipe.loss).binary_labels:
+        problems.append(f"label_smoothing excludes the loss {recipe.loss!r}, which asks labels what an image shows")
     if not 0 <= recipe.warmup_fraction < 1:
         problems.append(f"warmup_fraction is {recipe.warmup_fraction}: give a number in [0, 1)")
     if recipe.ema_decay is not None and not 0 < recipe.ema_decay < 1:
