@@ -1,4 +1,4 @@
-"""Do the names of classes tell which maps to mix? First maps in closed form that borrow from neighbours or take them off.
+"""Do names of classes tell which maps to mix? First maps in closed form that borrow from neighbours or take them off.
 
 Row c of the discriminant (`modeling_cssfe.training.discriminant`) becomes `W_c + share * sum_b S_cb W_b`, with S the
 softmax over all other classes b of the cosines of the centred label embeddings over a temperature. A positive share

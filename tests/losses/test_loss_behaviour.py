@@ -34,6 +34,16 @@ def value_and_gradient(loss, logits, labels):
 
 
 @every_loss
+def test_smoothed_labels_move_a_loss_a_little_unless_its_entry_says_otherwise(name):
+    logits, labels = make_batch(batch=64)
+    loss = build_loss(name, COUNTS, TOTAL)
+    _, gradient = value_and_gradient(loss, logits, labels)
+    _, smoothed = value_and_gradient(loss, logits, 0.98 * labels + 0.01)
+    change = (smoothed - gradient).norm() / gradient.norm()
+    assert (0 < change < 0.1) != get_loss_entry(name).binary_labels, change
+
+
+@every_loss
 def test_inputs_are_never_changed(name):
     logits, labels = make_batch(unknown=0.2)
     weight = torch.ones(len(logits))

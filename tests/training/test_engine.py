@@ -10,6 +10,7 @@ from tiny_runs import TINY_COUNTS, tiny_overrides, write_parquet
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.training import SavingError, evaluate_model, load_recipe, load_trained_model, train
 from modeling_cssfe.training.evaluation import align_labels
+from modeling_cssfe.training.loop import _smooth
 from modeling_cssfe.training.preparation import load_run_splits
 
 
@@ -120,6 +121,33 @@ def test_one_update_equals_adam_written_out(tiny_data, tmp_path):
     moved = (after - before).detach().abs()
     assert moved.max() <= 0.001 * 1.001
     assert moved.median().item() == pytest.approx(0.001, rel=1e-2)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_of_training_is_that_of_smoothed_labels(tiny_data, tmp_path, smoothing):
+    # One batch of all images as they are; the learning rate leaves the weights where they were.
+    overrides = tiny_overrides(
+        tiny_data, ablation="net0", loss="bce", epochs=1, batch_size=18, learning_rate=1e-12, ema_decay="null",
+        freeze_batch_norm="true", crop_scale="[1,1]", horizontal_flip=0.0, label_smoothing=smoothing,
+    )  # fmt: skip
+    train(load_recipe(None, overrides), tmp_path / "run", quiet=True)
+    entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    images = datasets.Dataset.from_parquet(str(tiny_data / "train.parquet"))
+    processor = CSSFEImageProcessor.from_pretrained(tmp_path / "run")
+    with torch.no_grad():
+        model = CSSFEForImageClassification.from_pretrained(tmp_path / "run").eval()
+        logits = model(**processor(list(images["image"]), return_tensors="pt")).logits
+    labels = torch.tensor([[float(number in row) for number in range(3)] for row in images["labels"]])
+    targets = torch.where(labels == 1, 1 - smoothing / 2, smoothing / 2)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    assert entry["loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_unknown_labels_stay_unknown_when_labels_are_smoothed():
+    labels = torch.tensor([[1.0, 0.0, -1.0, torch.nan]])
+    torch.testing.assert_close(
+        _smooth(labels, 0.1), torch.tensor([[0.95, 0.05, -1.0, torch.nan]]), equal_nan=True, rtol=0, atol=1e-7
+    )
 
 
 def test_bad_data_is_an_error_before_anything_is_written(tiny_data, tmp_path):

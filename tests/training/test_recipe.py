@@ -65,6 +65,8 @@ def test_overrides_win_over_the_file_and_reach_nested_keys(tmp_path):
         ((None, ["preset=papr"]), "unknown preset 'papr'"),
         ((None, ["epochs=0", "batch_size=-1"]), "2 problem"),
         ((None, ["validation_split=test"]), "choose on another split"),
+        ((None, ["label_smoothing=1"]), r"label_smoothing is 1.*: give a share in \[0, 1\)"),
+        ((None, ["label_smoothing=0.1", "loss=two_way"]), "label_smoothing excludes the loss 'two_way'"),
         (("lt_digit",), "did you mean 'lt_digits'"),
         (("no/such/file.yaml",), "no recipe file"),
     ],
