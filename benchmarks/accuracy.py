@@ -23,7 +23,7 @@ from modeling_cssfe.label_embeddings import resolve_label_embeddings
 from modeling_cssfe.losses import build_loss
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
-from modeling_cssfe.training.discriminant import DiscriminantStatistics
+from modeling_cssfe.training.discriminant import DiscriminantStatistics, tell_apart
 from modeling_cssfe.training.environment import computes_in_bf16, describe_environment
 from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
@@ -40,7 +40,7 @@ DEFAULTS = {
     "batch_size": 32,
     "learning_rate": 5e-4,
     "stage_learning_rate": 0.0,
-    "share_in_loss": False,
+    "stage_norms_only": False,
     "weight_decay": 1e-2,
     "ema": 0.0,
     "label_smoothing": 0.0,
@@ -82,12 +82,12 @@ def build_head(trial: dict, seed: int, data: dict, embeddings: dict, stage, firs
         **trial["config"],
     )
     head = Head(config, embeddings[trial["label_embeddings"]], copy.deepcopy(stage))
-    if not trial["share_in_loss"]:
-        config.map_logit_share = 0.0  # while training: the loss is that of the fused logit alone
     if trial["variant"] is not None:
         VARIANTS[trial["variant"]](head)
     if first is not None:
         head.model.set_class_activation(*first)
+        if head.model.discriminant is not None:
+            head.model.set_discriminant(*tell_apart(*first, head.model.cssfe.label_embeddings))
     return head.train()
 
 
@@ -95,9 +95,12 @@ def train_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict
     head = build_head(trial, seed, data, embeddings, stage, first)
     labels, counts = views["plain"]["labels"], data["counts"]
     loss = build_loss(trial["loss"], class_counts=counts, num_samples=len(labels), **trial["loss_kwargs"])
+    head.model.set_loss(loss)
     sampler = build_sampler(trial["sampler"], labels=labels.numpy(), seed=seed)
     if stage is not None:
-        head.stage.requires_grad_(trial["stage_learning_rate"] > 0)
+        for parameter in head.stage.parameters():
+            learns = trial["stage_learning_rate"] > 0 and (parameter.ndim == 1 or not trial["stage_norms_only"])
+            parameter.requires_grad_(learns)
     groups: dict[tuple[bool, bool], list] = {}
     for name, parameter in head.named_parameters():
         if parameter.requires_grad:
@@ -134,22 +137,19 @@ def train_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict
         )
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16("cpu")):
-            logits = head(features)
-        targets = labels[rows] + trial["label_smoothing"] * (0.5 - labels[rows])
-        loss(logits.float(), targets).backward()
+            value = head(features, labels[rows] + trial["label_smoothing"] * (0.5 - labels[rows])).loss
+        value.backward()
         optimizer.step()
         schedule.step()
         if trial["ema"]:
             average.update_parameters(head)
     trained_head = average.module if trial["ema"] else head
-    share = CSSFEConfig(**trial["config"]).map_logit_share
-    trained_head.model.config.map_logit_share = max(share, trained_head.model.config.map_logit_share)
     return trained_head.eval()
 
 
 @torch.no_grad()
 def score(head: Head, features: torch.Tensor) -> torch.Tensor:
-    return torch.cat([head(part) for part in features.split(64)]).double().sigmoid()
+    return torch.cat([head(part).logits for part in features.split(64)]).double().sigmoid()
 
 
 def main() -> None:

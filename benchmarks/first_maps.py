@@ -13,27 +13,19 @@ import torch
 from ablations import append_row
 from accuracy import COLUMNS, DEFAULTS
 from frozen_maps import extract, load_backbone
-from torch.nn import functional as F
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.data import class_statistics, label_names_of, load_images
 from modeling_cssfe.data.stratification import stratified_split
 from modeling_cssfe.label_embeddings import resolve_label_embeddings
 from modeling_cssfe.metrics import long_tail_map
-from modeling_cssfe.training.discriminant import DiscriminantStatistics
+from modeling_cssfe.training.discriminant import DiscriminantStatistics, likeness
 from modeling_cssfe.training.environment import describe_environment
 from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
 
 SHARES = (0.5, 0.25, 0.0, -0.25, -0.5, -0.75)
 TEMPERATURES = (0.1, 0.2)
-
-
-def likeness(embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
-    """`(C, C)` softmax of the cosines with all other classes."""
-    directions = F.normalize(embeddings.double() - embeddings.double().mean(dim=0), dim=1)
-    cosines = directions @ directions.T
-    return cosines.fill_diagonal_(-torch.inf).div(temperature).softmax(dim=1)
 
 
 def main() -> None:

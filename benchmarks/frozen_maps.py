@@ -13,6 +13,7 @@ from torch import nn
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.backbone_cssfe import CSSFEBackbone, load_backbone_weights
 from modeling_cssfe.data import label_matrix, load_images
+from modeling_cssfe.modeling_cssfe import CSSFEImageClassifierOutput
 from modeling_cssfe.training.environment import computes_in_bf16
 from modeling_cssfe.training.feature_cache import FeatureCache, FeatureViews
 from modeling_cssfe.training.frozen_features import FeatureFeed
@@ -28,6 +29,7 @@ def load_backbone(arguments) -> tuple[CSSFEConfig, CSSFEBackbone, nn.Module | No
     )
     backbone = CSSFEBackbone(config)
     load_backbone_weights(backbone, arguments.backbone_weights)
+    backbone.eval()
     stage = None
     if arguments.last_stage is not None:
         stage = getattr(backbone.timm_model, arguments.last_stage)
@@ -58,7 +60,7 @@ def extract(
 
 
 class Head(nn.Module):
-    """A CSSFE model without its backbone, or with its last stage alone: `(B, D, H, W)` maps to logits."""
+    """A CSSFE model without its backbone, or with its last stage alone: from `(B, D, H, W)` maps on."""
 
     def __init__(
         self, config: CSSFEConfig, label_embeddings: torch.Tensor | None = None, stage: nn.Module | None = None
@@ -78,10 +80,10 @@ class Head(nn.Module):
             self.stage.eval()  # the statistics of BatchNorm stay as they were loaded
         return self
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> CSSFEImageClassifierOutput:
         if self.stage is not None:
             features = run_stage(self.stage, features)
-        return self.model(features if torch.is_autocast_enabled("cpu") else features.float()).logits
+        return self.model(features if torch.is_autocast_enabled("cpu") else features.float(), labels=labels)
 
 
 def run_stage(stage: nn.Module, features: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,11 @@ def logit_from_net0(head: Head) -> None:
     """The fused logit starts at 0 and the maps' own is added to it, in training too: the start is a Net-0."""
     nn.init.zeros_(head.model.classifier.weight)
     nn.init.zeros_(head.model.classifier.bias)
-    head.model.config.map_logit_share = 0.5
+    maps = []
+    head.model.cssfe.register_forward_hook(lambda module, inputs, output: maps.append(output.class_activation_maps))
+    head.model.classifier.register_forward_hook(
+        lambda module, inputs, logits: logits + maps.pop().mean(dim=(2, 3), dtype=torch.float32)
+    )
 
 
 def _scaled_embeddings(head: Head, scale: float) -> None:

@@ -48,8 +48,8 @@ def _problems_of_numbers(config: Any) -> list[str]:
         value = getattr(config, field)
         if value is not None and not 0 <= value < 1:
             problems.append(f"{field} is {value}: give a number in [0, 1)")
-    if config.map_logit_share is not None and not 0 <= config.map_logit_share <= 1:
-        problems.append(f"map_logit_share is {config.map_logit_share}: give a number in [0, 1]")
+    if config.discriminant_share is not None and not 0 <= config.discriminant_share <= 1:
+        problems.append(f"discriminant_share is {config.discriminant_share}: give a number in [0, 1]")
     for field in ("image_mean", "image_std"):
         if len(getattr(config, field)) != config.num_channels:
             problems.append(f"{field} has {len(getattr(config, field))} values for {config.num_channels} channels")

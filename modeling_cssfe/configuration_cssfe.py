@@ -120,9 +120,9 @@ class CSSFEConfig(PreTrainedConfig):
         layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of its LayerNorms.
         hidden_dropout_prob, attention_probs_dropout_prob (`float`, *optional*): Its dropouts.
         classifier (`str`, *optional*): `"dot_product"` or `"per_class_linear"`.
-        map_logit_share (`float`, *optional*):
-            Share in [0, 1] of the maps' own logit, their mean as in net0, in the logit of net1 to net3. The loss is
-            that of the fused logit alone.
+        discriminant_share (`float`, *optional*):
+            Share in [0, 1] of a discriminant in the logit of net1 to net3: a linear classifier of the mean features
+            that is set in closed form (`set_discriminant`) and not trained; the loss is that of the fused logit alone.
         loss (`str`, *optional*, defaults to `"asl"`):
             Name of the training loss. `"asl"` and `"bce"` travel with the model; the others need the package.
         loss_kwargs (`dict`, *optional*):
@@ -199,7 +199,7 @@ class CSSFEConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int | None = None
     attention_probs_dropout_prob: float | int | None = None
     classifier: str | None = None
-    map_logit_share: float | int | None = None
+    discriminant_share: float | int | None = None
     loss: str = "asl"
     loss_kwargs: dict | None = None
     thresholds: list[float | int] | tuple[float | int, ...] | None = None

@@ -1,5 +1,5 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
-"""Layers of CSSFE: label encoder, enhancement of the maps, pooling, fusion and classifier.
+"""Layers of CSSFE: label encoder, enhancement of the maps, pooling, fusion and classifiers.
 
 Axis letters: B images, C classes, D feature channels, H x W positions of a map, T width of the label embeddings,
 h `hidden_size`. Features F are (B, D, H, W), class activation maps CAM (B, C, H, W), label tokens LE (C, h).
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_cssfe import GROUPS, CSSFEConfig
 
@@ -356,8 +357,28 @@ class CSSFEClassifier(nn.Module):
         return (class_tokens * self.weight).sum(dim=-1) + self.bias
 
 
+class CSSFEDiscriminant(nn.Module):
+    """A logit for each class from the mean features: a linear classifier in closed form, which is set and not trained.
+
+    Not part of the paper. Until it is set, its logits are 0.
+    """
+
+    def __init__(self, config: CSSFEConfig, feature_size: int):
+        super().__init__()
+        self.weight = nn.Buffer(torch.zeros(config.num_labels, feature_size))
+        self.bias = nn.Buffer(torch.zeros(config.num_labels))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Classify the means of `(B, D, H, W)` features into `(B, C)` logits, which autocast does not round to ties."""
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        means = features.mean(dim=(2, 3), dtype=dtype)
+        with maybe_autocast(features.device.type, enabled=False):
+            return F.linear(means, self.weight.to(dtype), self.bias.to(dtype))
+
+
 __all__ = [
     "CSSFEClassifier",
+    "CSSFEDiscriminant",
     "CSSFEFusion",
     "CSSFEFusionAttention",
     "CSSFEFusionBlock",

@@ -27,6 +27,7 @@ from .configuration_cssfe import CSSFEConfig
 from .image_processing_cssfe import CSSFEImageProcessor
 from .layers_cssfe import (
     CSSFEClassifier,
+    CSSFEDiscriminant,
     CSSFEFusion,
     CSSFEFusionAttention,
     CSSFEFusionBlock,
@@ -140,6 +141,9 @@ class CSSFEPreTrainedModel(PreTrainedModel):
             bound = 1 / math.sqrt(module.weight.shape[1])
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, CSSFEDiscriminant):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, CSSFEMapEnhancement) and module.value_mode == "per_class":
             init.ones_(module.value_scale)
             init.zeros_(module.value_offset)
@@ -353,6 +357,9 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         self.cssfe = CSSFEModel(config)
         if config.uses_fusion:
             self.classifier = CSSFEClassifier(config, self.cssfe.hidden_size)
+        self.discriminant: CSSFEDiscriminant | None = None
+        if config.uses_fusion and config.discriminant_share:
+            self.discriminant = CSSFEDiscriminant(config, self.cssfe.class_activation.in_channels)
         self.criterion: nn.Module | None = None
         self._criterion_settings: tuple | None = None
         self.post_init()
@@ -427,16 +434,35 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         Raises:
             ValueError: Another shape.
         """
-        convolution = self.cssfe.class_activation
-        expected = tuple(convolution.weight.shape[:2])
+        self._check_rows(weight, bias)
+        with torch.no_grad():
+            self.cssfe.class_activation.weight.copy_(weight[:, :, None, None])
+            self.cssfe.class_activation.bias.copy_(bias)
+
+    def set_discriminant(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Set the discriminant that has the share `discriminant_share` in the logits, in place.
+
+        Args:
+            weight: `(C, D)`, a direction in feature space for each class.
+            bias: `(C,)`.
+
+        Raises:
+            ValueError: Another shape, or a model without one.
+        """
+        if self.discriminant is None:
+            raise ValueError("this model has no discriminant; give net1, net2 or net3 a discriminant_share > 0.")
+        self._check_rows(weight, bias)
+        with torch.no_grad():
+            self.discriminant.weight.copy_(weight)
+            self.discriminant.bias.copy_(bias)
+
+    def _check_rows(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        expected = tuple(self.cssfe.class_activation.weight.shape[:2])
         if tuple(weight.shape) != expected or tuple(bias.shape) != expected[:1]:
             raise ValueError(
                 f"weight and bias have the shapes {tuple(weight.shape)} and {tuple(bias.shape)}, expected {expected} "
                 f"and {expected[:1]}: a row for each class."
             )
-        with torch.no_grad():
-            convolution.weight.copy_(weight[:, :, None, None])
-            convolution.bias.copy_(bias)
 
     def set_loss(self, loss: nn.Module) -> None:
         """Use a loss module `(logits, labels) -> scalar` in place of the one that the configuration names."""
@@ -454,10 +480,6 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             self.criterion = build_loss_of(self.config).to(self.device)
             self._criterion_settings = settings
         return self.criterion
-
-    def _map_logits(self, maps: torch.Tensor) -> torch.Tensor:
-        """The maps' own logits `(B, C)`: means that autocast does not round into ties."""
-        return maps.mean(dim=(2, 3), dtype=torch.float32).to(self.dtype)
 
     @can_return_tuple
     def forward(
@@ -478,7 +500,8 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         if self.config.uses_fusion:
             logits = self.classifier(outputs.class_tokens, outputs.label_tokens)
         else:
-            logits = self._map_logits(outputs.class_activation_maps)
+            # Means that autocast does not round into ties.
+            logits = outputs.class_activation_maps.mean(dim=(2, 3), dtype=torch.float32).to(self.dtype)
         loss = None
         if labels is not None:
             if labels.shape != logits.shape:
@@ -487,10 +510,10 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
                     "each image."
                 )
             loss = self.loss_function(logits, labels.to(logits.device))
-        if self.config.uses_fusion and self.config.map_logit_share:
+        if self.discriminant is not None:
             # After the loss, which is the fused logit's alone.
-            share = self.config.map_logit_share
-            logits = (1 - share) * logits + share * self._map_logits(outputs.class_activation_maps)
+            known = self.discriminant(outputs.last_hidden_state).to(logits.dtype)
+            logits = torch.lerp(logits, known, self.config.discriminant_share)
         return CSSFEImageClassifierOutput(
             loss=loss,
             logits=logits,

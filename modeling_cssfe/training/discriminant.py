@@ -6,7 +6,8 @@ feature, seen against the covariance that all images share, can: on photographs 
 alone classifies better than a 1x1 convolution trained for fifteen epochs (docs/accuracy.md). The classifier that the
 backbone was pretrained with knows more: of four images with cows it says "ox", and what an ox looks like it has learned
 from a thousand others. Its rows, weighted by how much likelier their classes are where a class is present, are a second
-direction. Not part of the paper.
+direction. And the names of the classes know which ones are easily confused: what a class's row shares with those of
+similar names is taken off. Not part of the paper.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data import EvaluationTransform, build_data_loader
@@ -29,6 +31,8 @@ from .recipe import Recipe
 SHRINKAGE = 0.6
 # Below this share of an even one, a pretrained class counts as never seen: ratios of such small numbers mean nothing.
 SELDOM = 0.1
+# How much of its neighbours' rows a class's row loses, and how alike names are that make neighbours.
+CONTRAST, LIKENESS_TEMPERATURE = 0.5, 0.2
 # Logits of a trained network are about as large, and mostly negative, as most labels are absent.
 SPREAD, OFFSET = 1.5, -1.0
 
@@ -124,6 +128,36 @@ class DiscriminantStatistics:
         return (present * (present.clamp(min=torch.finfo(present.dtype).tiny) / (absent + floor)).log()).clamp(min=0)
 
 
+def likeness(label_embeddings: torch.Tensor, temperature: float = LIKENESS_TEMPERATURE) -> torch.Tensor:
+    """`(C, C)` softmax over other classes of the cosines of centred `(C, T)` label embeddings over a temperature."""
+    directions = F.normalize(label_embeddings.double() - label_embeddings.double().mean(dim=0), dim=1)
+    cosines = directions @ directions.T
+    return cosines.fill_diagonal_(-torch.inf).div(temperature).softmax(dim=1)
+
+
+def tell_apart(
+    weight: torch.Tensor, bias: torch.Tensor, label_embeddings: torch.Tensor, contrast: float = CONTRAST
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take off each class's row what classes with similar names have: `W_c - contrast sum_b S_cb W_b`.
+
+    S is the `likeness` of the label embeddings. The enhancement of the method adds what this takes off: a class with
+    few images is confused with its likes first, and average precision asks to be told apart from them.
+
+    Args:
+        weight: `(C, D)`.
+        bias: `(C,)`.
+        label_embeddings: `(C, T)`.
+        contrast: Share of the neighbours.
+
+    Returns:
+        Weight and bias of the same shapes; unchanged where there is one class alone.
+    """
+    if len(weight) < 2:
+        return weight, bias
+    shares = likeness(label_embeddings).to(weight)
+    return weight - contrast * shares @ weight, bias - contrast * shares @ bias
+
+
 def _of_unit_spread(directions: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     """Scale `(C, D)` directions so that logits along them have the standard deviation 1; those of none become 0."""
     deviation = (directions @ covariance * directions).sum(dim=1, keepdim=True).clamp(min=0).sqrt()
@@ -139,6 +173,8 @@ def initialize_class_activation(
     classifier: PretrainedClassifier | None = None,
 ) -> None:
     """Set a model's class activation layer to the discriminant of its features.
+
+    A model with a `discriminant_share` also keeps it, with classes of similar names told apart, as a part of the logit.
 
     Args:
         model: With its backbone's weights, on the accelerator's device.
@@ -165,7 +201,10 @@ def initialize_class_activation(
     finally:
         hook.remove()
         model.train(training)
-    model.set_class_activation(*statistics.solve())
+    weight, bias = statistics.solve()
+    model.set_class_activation(weight, bias)
+    if model.discriminant is not None:
+        model.set_discriminant(*tell_apart(weight, bias, model.cssfe.label_embeddings))
 
 
 def first_look(
@@ -200,4 +239,11 @@ def recipe_classifier(recipe: Recipe, model: CSSFEForImageClassification) -> Pre
     return load_pretrained_classifier(model, recipe.backbone_weights)
 
 
-__all__ = ["DiscriminantStatistics", "first_look", "initialize_class_activation", "recipe_classifier"]
+__all__ = [
+    "DiscriminantStatistics",
+    "first_look",
+    "initialize_class_activation",
+    "likeness",
+    "recipe_classifier",
+    "tell_apart",
+]

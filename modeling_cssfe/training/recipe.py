@@ -68,7 +68,8 @@ class Recipe:
         label_embeddings: Text encoder by name or folder, word vectors, `.safetensors` file, or `random`.
         class_activation_init: First weights of the layer that makes the maps: `random`; `discriminant`, the shrunken
             linear discriminant of the training images' features, in closed form; or `discriminant_and_classifier`,
-            which adds rows of the classifier that the backbone was pretrained with, from the file of its weights.
+            which adds rows of the classifier that the backbone was pretrained with, from the file of its weights. The
+            preset `plus` keeps it as a part of the logit, too, and wants one of the latter two.
         image_size: Image side in pixels.
         loss: Name of a loss, see `cssfe losses`.
         loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).

@@ -55,6 +55,9 @@ def enlarge_weights(model, seed: int = 0):
         if model.config.uses_fusion:
             embeddings = torch.randn(model.cssfe.label_embeddings.shape, generator=generator)
             model.set_label_embeddings(embeddings + 0.5)
+        if getattr(model, "discriminant", None) is not None:
+            shape = model.discriminant.weight.shape
+            model.set_discriminant(*(torch.randn(size, generator=generator) for size in (shape, shape[:1])))
     return model
 
 

@@ -79,8 +79,10 @@ def _slow_image(state, config, features):
         logits = [tokens[c].dot(label_tokens[c]) for c in classes]
     else:
         logits = [state["classifier.weight"][c].dot(tokens[c]) + state["classifier.bias"][c] for c in classes]
-    share = config.map_logit_share
-    logits = [(1 - share) * logit + share * sum(row) / len(row) for logit, row in zip(logits, maps, strict=True)]
+    if config.discriminant_share:
+        share, means = config.discriminant_share, sum(points.values()) / len(points)
+        known = _linear(state, "discriminant", means)
+        logits = [(1 - share) * logits[c] + share * known[c] for c in classes]
     if enhanced is not None:
         enhanced = torch.stack([torch.stack(row) for row in enhanced]).reshape(-1, height, width)
     return torch.stack(logits), maps_tensor, enhanced

@@ -12,7 +12,7 @@ from tiny_runs import tiny_overrides
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.data import decode_image, label_matrix, load_images
 from modeling_cssfe.training import load_recipe, train
-from modeling_cssfe.training.discriminant import DiscriminantStatistics, initialize_class_activation
+from modeling_cssfe.training.discriminant import DiscriminantStatistics, initialize_class_activation, tell_apart
 from modeling_cssfe.training.environment import build_accelerator
 from modeling_cssfe.training.pretrained_classifier import PretrainedClassifier, load_pretrained_classifier
 
@@ -82,6 +82,43 @@ def test_a_class_in_no_image_or_in_all_is_an_error(value):
 def test_shrinkage_is_checked():
     with pytest.raises(ValueError, match="shrinkage is 0"):
         solve(*draw(), shrinkage=0)
+
+
+@pytest.mark.parametrize("contrast", [0.5, -0.25])
+def test_a_class_loses_what_it_has_in_common_with_classes_of_similar_names(contrast):
+    generator = np.random.default_rng(0)
+    weight, bias, embeddings = generator.normal(size=(5, 7)), generator.normal(size=5), generator.normal(size=(5, 9))
+    centred = embeddings - embeddings.mean(0)
+    wanted_weight, wanted_bias = weight.copy(), bias.copy()
+    for c in range(5):
+        others = [b for b in range(5) if b != c]
+        cosines = [centred[c] @ centred[b] / np.linalg.norm(centred[c]) / np.linalg.norm(centred[b]) for b in others]
+        for share, b in zip(softmax(np.array(cosines) / 0.2), others, strict=True):
+            wanted_weight[c] -= contrast * share * weight[b]
+            wanted_bias[c] -= contrast * share * bias[b]
+    found = tell_apart(*(torch.from_numpy(array) for array in (weight, bias, embeddings)), contrast=contrast)
+    np.testing.assert_allclose(found[0], wanted_weight, rtol=1e-9)
+    np.testing.assert_allclose(found[1], wanted_bias, rtol=1e-9)
+
+
+def test_names_that_are_all_alike_and_a_class_alone_stay_finite():
+    weight, bias = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]), torch.tensor([1.0, 2.0, 3.0])
+    found, _ = tell_apart(weight, bias, torch.ones(3, 4))
+    torch.testing.assert_close(found, weight - 0.5 * torch.tensor([[4.0, 6.5], [3.0, 5.5], [2.0, 3.0]]))
+    assert torch.equal(tell_apart(weight[:1], bias[:1], torch.ones(1, 4))[0], weight[:1])
+
+
+def test_a_model_with_a_discriminant_keeps_it_with_classes_told_apart():
+    torch.manual_seed(0)
+    model = small_model(preset="plus", label_names=["a", "b"])
+    pixels, labels = torch.randn(24, 3, 64, 64), (torch.rand(24, 2) < 0.4).float()
+    initialize_class_activation(model, [{"pixel_values": pixels, "labels": labels}], build_accelerator("no"))
+    with torch.no_grad():
+        output = model.cssfe(pixels)
+        means = output.class_activation_maps.mean((2, 3))
+        known = model.discriminant(output.last_hidden_state)
+    # Of two classes each has one neighbour, the other.
+    torch.testing.assert_close(known, means - 0.5 * means.flip(1), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("ablation", ["net0", "net3"])
