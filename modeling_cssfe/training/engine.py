@@ -108,6 +108,12 @@ def _train(
         model.to(accelerator.device)
         batches = first_look(recipe, processor, data, loaders[recipe.train_split])
         initialize_class_activation(model, batches, accelerator, show_progress, recipe_classifier(recipe, model))
+    elif model.discriminant is not None and checkpoint is None:
+        logger.warning(
+            "class_activation_init is random, so the discriminant of preset %r stays 0 and adds nothing; set it to "
+            "discriminant or discriminant_and_classifier.",
+            recipe.preset,
+        )
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)
     run.prepare()
     run.observers = _build_observers(run)

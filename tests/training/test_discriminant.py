@@ -238,12 +238,22 @@ def test_a_run_starts_from_the_discriminant(frozen, tmp_path):
         values |= {"feature_precision": "fp32"}
     recipe = load_recipe("lt_digits", ["backbone=test_resnet", "freeze_batch_norm=true"], values)
     train(dataclasses.replace(recipe, image_size=64), tmp_path / "run", quiet=True)
-    weight = CSSFEForImageClassification.from_pretrained(tmp_path / "run").cssfe.class_activation.weight
+    model = CSSFEForImageClassification.from_pretrained(tmp_path / "run")
+    weight = model.cssfe.class_activation.weight
     other = CSSFEForImageClassification.from_backbone(
         "test_resnet", label_names=["a"], class_counts=[5], backbone_weights=False, label_embeddings="random"
     ).cssfe.class_activation.weight
     # Random first weights are within 1 / sqrt(D); a discriminant of such weak features is far larger.
     assert weight.abs().mean() > 3 * other.abs().mean()
+    # What the model keeps of it, classes told apart, is not trained and not averaged away.
+    first = weight.detach().flatten(1), model.cssfe.class_activation.bias.detach()
+    kept, _ = tell_apart(*first, model.cssfe.label_embeddings)
+    torch.testing.assert_close(model.discriminant.weight, kept, rtol=1e-3, atol=1e-4)
+
+
+def test_plus_without_first_maps_in_closed_form_is_told_that_it_lacks_them(tiny_data, tmp_path, caplog):
+    train(load_recipe(None, tiny_overrides(tiny_data, preset="plus", epochs=1)), tmp_path / "run", quiet=True)
+    assert "class_activation_init is random, so the discriminant of preset 'plus' stays 0" in caplog.text
 
 
 def test_a_run_hears_the_pretrained_classifier(tiny_data, tmp_path):
