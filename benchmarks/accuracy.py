@@ -23,7 +23,7 @@ from modeling_cssfe.label_embeddings import resolve_label_embeddings
 from modeling_cssfe.losses import build_loss
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
-from modeling_cssfe.training.discriminant import DiscriminantStatistics, tell_apart
+from modeling_cssfe.training.discriminant import DiscriminantStatistics
 from modeling_cssfe.training.environment import computes_in_bf16, describe_environment
 from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
@@ -50,8 +50,8 @@ DEFAULTS = {
 }
 
 
-def first_maps(trial: dict, views: dict, stage, classifier) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Weight and bias of the class activation layer in closed form, from all views that the trial trains on."""
+def first_look(trial: dict, views: dict, stage, classifier) -> DiscriminantStatistics | None:
+    """What the first maps in closed form follow from, over all views that the trial trains on."""
     if trial["class_activation_init"] == "random":
         return None
     known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
@@ -66,7 +66,7 @@ def first_maps(trial: dict, views: dict, stage, classifier) -> tuple[torch.Tenso
             if statistics is None:
                 statistics = DiscriminantStatistics(maps.shape[1], labels.shape[1], classifier=known)
             statistics.update(maps.float().mean(dim=(2, 3)), labels[rows])
-    return statistics.solve()
+    return statistics
 
 
 def build_head(trial: dict, seed: int, data: dict, embeddings: dict, stage, first) -> Head:
@@ -85,9 +85,9 @@ def build_head(trial: dict, seed: int, data: dict, embeddings: dict, stage, firs
     if trial["variant"] is not None:
         VARIANTS[trial["variant"]](head)
     if first is not None:
-        head.model.set_class_activation(*first)
+        head.model.set_class_activation(*first.solve())
         if head.model.discriminant is not None:
-            head.model.set_discriminant(*tell_apart(*first, head.model.cssfe.label_embeddings))
+            head.model.set_discriminant(*first.solve_apart(head.model.cssfe.label_embeddings))
     return head.train()
 
 
@@ -194,7 +194,7 @@ def main() -> None:
     whole = CSSFEForImageClassification(CSSFEConfig(backbone=arguments.backbone, ablation="net0"))
     classifier = load_pretrained_classifier(whole, arguments.backbone_weights)
     environment = describe_environment()
-    firsts: dict[tuple, tuple | None] = {}
+    looks: dict[tuple, DiscriminantStatistics | None] = {}
     for seed in arguments.seeds:
         for name in wanted:
             done = {(row["trial"], row["seed"]) for row in read_rows(arguments.output)}
@@ -203,9 +203,9 @@ def main() -> None:
             trial = {**DEFAULTS, **(trials[name] or {})}
             started = time.perf_counter()
             key = (trial["class_activation_init"], *trial["views"])
-            if key not in firsts:
-                firsts[key] = first_maps(trial, views, stage, classifier)
-            head = train_head(trial, seed, views, data, embeddings, stage, firsts[key])
+            if key not in looks:
+                looks[key] = first_look(trial, views, stage, classifier)
+            head = train_head(trial, seed, views, data, embeddings, stage, looks[key])
             plain, flipped = (score(head, judged[view]["features"]).numpy() for view in ("plain", "flip"))
             row = {"trial": name, "seed": seed}
             parts = {"": (plain, slice(None)), "_a": (plain, halves[0]), "_b": (plain, halves[1])}

@@ -121,6 +121,25 @@ class DiscriminantStatistics:
         weight = spread * directions
         return weight.float(), (offset - weight @ mean).float()
 
+    def solve_apart(self, label_embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The discriminant that a model keeps: with classes of similar names told apart, see `tell_apart`.
+
+        Its logits have the log odds of a label's mean frequency as their mean over the images, so that .5 is a
+        threshold which few absent labels pass. One number for all classes: each class's own would hide the rare ones.
+
+        Args:
+            label_embeddings: `(C, T)`.
+
+        Returns:
+            Weight `(C, D)` and bias `(C,)`, fp32.
+
+        Raises:
+            ValueError: A class is present in no image or in all.
+        """
+        weight = tell_apart(self.solve()[0].double(), label_embeddings.to(self.total.device))
+        frequency = (self.class_counts[1] / self.class_counts.sum(dim=0)).mean()
+        return weight.float(), (frequency.logit() - weight @ (self.total / self.count)).float()
+
     def _relevance(self) -> torch.Tensor:
         """`(C, K)`: how much each pretrained class speaks for each class."""
         absent, present = self.posterior_totals / self.class_counts[..., None]
@@ -135,9 +154,7 @@ def likeness(label_embeddings: torch.Tensor, temperature: float = LIKENESS_TEMPE
     return cosines.fill_diagonal_(-torch.inf).div(temperature).softmax(dim=1)
 
 
-def tell_apart(
-    weight: torch.Tensor, bias: torch.Tensor, label_embeddings: torch.Tensor, contrast: float = CONTRAST
-) -> tuple[torch.Tensor, torch.Tensor]:
+def tell_apart(weight: torch.Tensor, label_embeddings: torch.Tensor, contrast: float = CONTRAST) -> torch.Tensor:
     """Take off each class's row what classes with similar names have: `W_c - contrast sum_b S_cb W_b`.
 
     S is the `likeness` of the label embeddings. The enhancement of the method adds what this takes off: a class with
@@ -145,17 +162,13 @@ def tell_apart(
 
     Args:
         weight: `(C, D)`.
-        bias: `(C,)`.
         label_embeddings: `(C, T)`.
         contrast: Share of the neighbours.
 
     Returns:
-        Weight and bias of the same shapes; unchanged where there is one class alone.
+        `(C, D)`; unchanged where there is one class alone.
     """
-    if len(weight) < 2:
-        return weight, bias
-    shares = likeness(label_embeddings).to(weight)
-    return weight - contrast * shares @ weight, bias - contrast * shares @ bias
+    return weight if len(weight) < 2 else weight - contrast * likeness(label_embeddings).to(weight) @ weight
 
 
 def _of_unit_spread(directions: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
@@ -201,10 +214,9 @@ def initialize_class_activation(
     finally:
         hook.remove()
         model.train(training)
-    weight, bias = statistics.solve()
-    model.set_class_activation(weight, bias)
+    model.set_class_activation(*statistics.solve())
     if model.discriminant is not None:
-        model.set_discriminant(*tell_apart(weight, bias, model.cssfe.label_embeddings))
+        model.set_discriminant(*statistics.solve_apart(model.cssfe.label_embeddings))
 
 
 def first_look(
