@@ -61,23 +61,30 @@ def main() -> None:
         for maps, labels in zip(view["features"].split(64), view["labels"].split(64), strict=True):
             statistics.update(maps.float().mean(dim=(2, 3)), labels)
     weight, _ = statistics.solve()
+    statistics.classifier = None
+    alone, _ = statistics.solve()
     judged = extract(arguments, config, backbone, "validation", ["plain"])["plain"]
     features = torch.cat([maps.float().mean(dim=(2, 3)) for maps in judged["features"].split(64)])
     labels = judged["labels"].numpy()
     halves = stratified_split(labels, [len(labels) // 2, len(labels) - len(labels) // 2], seed=0)
 
     environment = describe_environment()
+
+    def judge(row: dict, directions: torch.Tensor) -> None:
+        scores = (features @ directions.T).double().sigmoid().numpy()
+        for part, chosen in {"": slice(None), "_a": halves[0], "_b": halves[1]}.items():
+            result = long_tail_map(scores[chosen], labels[chosen], counts, label_names=names)
+            row |= {f"{column}{part}": round(result[column], 4) for column in COLUMNS}
+        append_row(arguments.output, row | {"image_size": arguments.image_size} | environment)
+        print("  ".join(f"{key}={row[key]}" for key in list(row)[: 4 + len(COLUMNS)]), flush=True)
+
+    judge({"label_embeddings": "none", "classifier": False, "temperature": "", "share": 0.0}, alone)
     for name, rows in embeddings.items():
         for temperature in TEMPERATURES:
             neighbours = likeness(rows, temperature).float() @ weight
             for share in SHARES:
-                scores = (features @ (weight + share * neighbours).T).double().sigmoid().numpy()
-                row = {"label_embeddings": name, "temperature": temperature, "share": share}
-                for part, chosen in {"": slice(None), "_a": halves[0], "_b": halves[1]}.items():
-                    result = long_tail_map(scores[chosen], labels[chosen], counts, label_names=names)
-                    row |= {f"{column}{part}": round(result[column], 4) for column in COLUMNS}
-                append_row(arguments.output, row | {"image_size": arguments.image_size} | environment)
-                print("  ".join(f"{key}={row[key]}" for key in list(row)[: 3 + len(COLUMNS)]), flush=True)
+                row = {"label_embeddings": name, "classifier": True, "temperature": temperature, "share": share}
+                judge(row, weight + share * neighbours)
 
 
 if __name__ == "__main__":
