@@ -40,7 +40,6 @@ DEFAULTS = {
     "batch_size": 32,
     "learning_rate": 5e-4,
     "stage_learning_rate": 0.0,
-    "stage_norms_only": False,
     "weight_decay": 1e-2,
     "ema": 0.0,
     "label_smoothing": 0.0,
@@ -98,9 +97,7 @@ def train_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict
     head.model.set_loss(loss)
     sampler = build_sampler(trial["sampler"], labels=labels.numpy(), seed=seed)
     if stage is not None:
-        for parameter in head.stage.parameters():
-            learns = trial["stage_learning_rate"] > 0 and (parameter.ndim == 1 or not trial["stage_norms_only"])
-            parameter.requires_grad_(learns)
+        head.stage.requires_grad_(trial["stage_learning_rate"] > 0)
     groups: dict[tuple[bool, bool], list] = {}
     for name, parameter in head.named_parameters():
         if parameter.requires_grad:
