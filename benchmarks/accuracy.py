@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 from ablations import append_row, read_rows
-from frozen_maps import Head, extract, load_backbone, run_stage
+from frozen_maps import Head, add_backbone_arguments, extract, load_backbone, run_stage
 from head_variants import VARIANTS
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
@@ -140,8 +140,7 @@ def train_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict
         schedule.step()
         if trial["ema"]:
             average.update_parameters(head)
-    trained_head = average.module if trial["ema"] else head
-    return trained_head.eval()
+    return (average.module if trial["ema"] else head).eval()
 
 
 @torch.no_grad()
@@ -151,16 +150,10 @@ def score(head: Head, features: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of Parquet files with train and validation")
-    parser.add_argument("--backbone_weights", required=True, help="safetensors file")
-    parser.add_argument("--backbone", default="resnet50", help="timm architecture")
-    parser.add_argument(
-        "--stride_in_first_convolution", action="store_true", help="the 2015 layout of ResNet-50, which Keras's has"
-    )
+    add_backbone_arguments(parser)
     parser.add_argument(
         "--last_stage", help="part of the timm model that a trial may train: the cache then ends before it"
     )
-    parser.add_argument("--image_size", type=int, default=320, help="image side in pixels")
     parser.add_argument("--label_embeddings", nargs="+", default=[], metavar="NAME=FILE", help="safetensors files")
     parser.add_argument(
         "--trials", type=Path, default=Path(__file__).with_name("accuracy_trials.yaml"), help="what to try"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from ablations import append_row
 from accuracy import COLUMNS, DEFAULTS
-from frozen_maps import extract, load_backbone
+from frozen_maps import add_backbone_arguments, extract, load_backbone
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.data import class_statistics, label_names_of, load_images
@@ -30,13 +30,7 @@ TEMPERATURES = (0.1, 0.2)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of Parquet files with train and validation")
-    parser.add_argument("--backbone_weights", required=True, help="safetensors file")
-    parser.add_argument("--backbone", default="resnet50", help="timm architecture")
-    parser.add_argument(
-        "--stride_in_first_convolution", action="store_true", help="the 2015 layout of ResNet-50, which Keras's has"
-    )
-    parser.add_argument("--image_size", type=int, default=320, help="image side in pixels")
+    add_backbone_arguments(parser)
     parser.add_argument("--label_embeddings", nargs="+", default=[], metavar="NAME=FILE", help="safetensors files")
     parser.add_argument("--random", type=int, default=5, help="how many random embeddings to compare with")
     parser.add_argument("--cache", required=True, help="folder for the feature maps, some gigabytes")

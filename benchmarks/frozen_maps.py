@@ -5,6 +5,7 @@ image, `plain`, `flip`, or a random resized crop (`crop0`, `crop1`, ...), flippe
 augmentation. Validation has `plain` and `flip`, for test-time augmentation.
 """
 
+import argparse
 from functools import partial
 
 import torch
@@ -17,6 +18,17 @@ from modeling_cssfe.modeling_cssfe import CSSFEImageClassifierOutput
 from modeling_cssfe.training.environment import computes_in_bf16
 from modeling_cssfe.training.feature_cache import FeatureCache, FeatureViews
 from modeling_cssfe.training.frozen_features import FeatureFeed
+
+
+def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which images are looked at, and by which backbone."""
+    parser.add_argument("--data", required=True, help="folder of Parquet files with train and validation")
+    parser.add_argument("--backbone_weights", required=True, help="safetensors file")
+    parser.add_argument("--backbone", default="resnet50", help="timm architecture")
+    parser.add_argument(
+        "--stride_in_first_convolution", action="store_true", help="the 2015 layout of ResNet-50, which Keras's has"
+    )
+    parser.add_argument("--image_size", type=int, default=320, help="image side in pixels")
 
 
 def load_backbone(arguments) -> tuple[CSSFEConfig, CSSFEBackbone, nn.Module | None]:

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from frozen_maps import add_backbone_arguments
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -92,13 +93,7 @@ def train_head(tensors, loss_name: str, sampler_name: str, seed: int, counts, na
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of Parquet files with train and validation")
-    parser.add_argument("--backbone_weights", required=True, help="safetensors file")
-    parser.add_argument("--backbone", default="resnet50", help="timm architecture")
-    parser.add_argument(
-        "--stride_in_first_convolution", action="store_true", help="the 2015 layout of ResNet-50, which Keras's has"
-    )
-    parser.add_argument("--image_size", type=int, default=320, help="image side in pixels")
+    add_backbone_arguments(parser)
     parser.add_argument("--losses", nargs="+", default=list_losses(), help="losses to compare")
     parser.add_argument("--samplers", nargs="+", default=["uniform", "class_aware"], help="samplers to compare")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each")

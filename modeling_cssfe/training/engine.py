@@ -110,9 +110,9 @@ def _train(
         initialize_class_activation(model, batches, accelerator, show_progress, recipe_classifier(recipe, model))
     elif model.discriminant is not None and checkpoint is None:
         logger.warning(
-            "class_activation_init is random, so the discriminant of preset %r stays 0 and adds nothing; set it to "
-            "discriminant or discriminant_and_classifier.",
-            recipe.preset,
+            "class_activation_init is random, so the discriminant, with a share of %g in the logit, stays 0 and adds "
+            "nothing; set it to discriminant or discriminant_and_classifier.",
+            model.config.discriminant_share,
         )
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)
     run.prepare()
