@@ -221,8 +221,9 @@ class _DryRun:
         return f"{len(names)} classes, {most:,} to {fewest:,} images each{note}"
 
     def _model(self) -> str:
-        self.model = build_run_model(self.recipe, self.data)
-        recipe_classifier(self.recipe, self.model)  # whether there is one
+        self.model = build_run_model(self.recipe, self.data, self.recipe.initial_model)
+        if self.recipe.initial_model is None:
+            recipe_classifier(self.recipe, self.model)  # whether there is one
         self.processor = CSSFEImageProcessor.from_model_config(self.model.config)
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         text = f"{self.recipe.backbone}, {weights / 1e6:.2f} M weights"

@@ -23,12 +23,12 @@ from .frozen_features import FeatureFeed, build_feature_loaders
 from .loop import SUMMARY, fit
 from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
-from .recipe import Recipe
+from .recipe import Recipe, first_phase_recipe
 from .repeat import RunToRepeat, determinism, git_state, require_same_data
 from .report import class_table, group_table, published_row, show
 from .resume import check_resume, find_checkpoint, require_same_recipe, resume_run
 from .run import Observer, Run
-from .run_folder import RunFolder
+from .run_folder import FIRST_PHASE, RunFolder
 from .tracking import tracker_options
 
 
@@ -44,6 +44,8 @@ def train(
     resume: str | os.PathLike = "never",
 ) -> dict[str, Any]:
     """Train a model and write everything about the run into a folder.
+
+    A recipe with a `first_phase` has two such runs, the first in a folder within this one.
 
     Args:
         recipe: What to do; see `Recipe`.
@@ -66,20 +68,44 @@ def train(
         TrainingInterruptedError: SIGTERM or SIGINT came; where the run was is saved.
         FloatingPointError: The loss is not finite any more, or has exploded; the batch's image ids are named.
     """
+    check_resume(resume)
+    folder = RunFolder(output_dir, resume=resume != "never")
+    initial_model: str | os.PathLike | None = recipe.initial_model
+    if recipe.first_phase:
+        initial_model = _train_first_phase(recipe, folder, quiet, same_data_as)
     with determinism(recipe.deterministic):
-        return _train(recipe, output_dir, quiet, same_data_as, resume)
+        return _train(recipe, folder, quiet, same_data_as, resume, initial_model)
+
+
+def _train_first_phase(
+    recipe: Recipe, folder: RunFolder, quiet: bool, same_data_as: RunToRepeat | None
+) -> str | os.PathLike:
+    """Train the first of two phases, or what is left of it, and return its folder."""
+    first = first_phase_recipe(recipe)
+    its = RunFolder(folder.path / FIRST_PHASE, resume=True)
+    if folder.finished or its.finished:
+        if its.finished:
+            require_same_recipe(first, its.read_results(), repr(os.fspath(its.path)))
+        return its.path
+    if same_data_as is not None and same_data_as.data_fingerprint is not None:
+        wanted = same_data_as.data_fingerprint
+        same_data_as = dataclasses.replace(
+            same_data_as, data_fingerprint={key: wanted[key] for key in wanted if key != recipe.test_split}
+        )
+    train(first, its.path, quiet, same_data_as=same_data_as, resume="auto")
+    return its.path
 
 
 def _train(
     recipe: Recipe,
-    output_dir: str | os.PathLike,
+    folder: RunFolder,
     quiet: bool,
     same_data_as: RunToRepeat | None,
     resume: str | os.PathLike,
+    initial_model: str | os.PathLike | None,
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    check_resume(resume)
-    folder = RunFolder(output_dir, resume=resume != "never")
+    output_dir = folder.path
     accelerator = build_run_accelerator(recipe, output_dir)
     accelerator.wait_for_everyone()  # all have looked at the folder before the first writes into it
     checkpoints = CheckpointStore(folder.path / "checkpoints", recipe.checkpoints_kept)
@@ -96,7 +122,7 @@ def _train(
     data = load_run_data(recipe, show_progress)
     if same_data_as is not None and same_data_as.data_fingerprint is not None:
         require_same_data(data.fingerprint, same_data_as.data_fingerprint, same_data_as.source)
-    model = build_run_model(recipe, data)
+    model = build_run_model(recipe, data, initial_model)
     processor = CSSFEImageProcessor.from_model_config(model.config)
     if recipe.cache_features is None:
         with accelerator.main_process_first():  # the first builds caches, the others find them
@@ -104,11 +130,13 @@ def _train(
     else:
         loaders = build_feature_loaders(recipe, model, data.splits, accelerator, show_progress)
         FeatureFeed(model)
-    if recipe.class_activation_init != "random" and checkpoint is None:
+    if checkpoint is not None or initial_model is not None:
+        pass  # it has what it learned
+    elif recipe.class_activation_init != "random":
         model.to(accelerator.device)
         batches = first_look(recipe, processor, data, loaders[recipe.train_split])
         initialize_class_activation(model, batches, accelerator, show_progress, recipe_classifier(recipe, model))
-    elif model.discriminant is not None and checkpoint is None:
+    elif model.discriminant is not None:
         logger.warning(
             "class_activation_init is random, so the discriminant, with a share of %g in the logit, stays 0 and adds "
             "nothing; set it to discriminant or discriminant_and_classifier.",

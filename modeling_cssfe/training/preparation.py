@@ -31,6 +31,7 @@ from ..losses import build_loss, get_loss_entry
 from ..modeling_cssfe import CSSFEForImageClassification
 from .device_augmentation import DeviceAugmentationInput
 from .environment import process_state
+from .initial_model import build_from_initial_model
 from .recipe import Recipe
 from .repeat import data_fingerprint
 
@@ -71,13 +72,13 @@ def load_run_splits(recipe: Recipe) -> "dict[str, datasets.Dataset]":
                 f"{recipe.data!r} has no split {name!r} ({role}); it has {', '.join(splits)}: set {role}, or carve a "
                 "validation split from the training images."
             )
-    if recipe.test_split not in splits and recipe.test_split != Recipe.test_split:
+    if recipe.test_split not in splits and recipe.test_split not in (None, Recipe.test_split):
         raise ValueError(
             f"{recipe.data!r} has no split {recipe.test_split!r} (test_split); it has {', '.join(splits)}: set "
-            "test_split to one of them, or leave it out."
+            "test_split to one of them or to null, or leave it out."
         )
     wanted = (recipe.train_split, recipe.validation_split, recipe.test_split)
-    return {name: splits[name] for name in wanted if name in splits}
+    return {name: splits[name] for name in wanted if name is not None and name in splits}
 
 
 def load_run_data(recipe: Recipe, show_progress: bool) -> RunData:
@@ -131,31 +132,43 @@ def _fingerprint(split: "datasets.Dataset") -> str:
     return found[0]
 
 
-def build_run_model(recipe: Recipe, data: RunData) -> CSSFEForImageClassification:
+def build_run_model(
+    recipe: Recipe, data: RunData, initial_model: str | os.PathLike | None = None
+) -> CSSFEForImageClassification:
     """Build the recipe's model for the data's classes, with its first weights.
 
+    Args:
+        recipe: Of the run.
+        data: Its classes.
+        initial_model: Trained model that the weights are taken from; `None` for a new head on pretrained weights.
+
     Raises:
-        ValueError: Weights, embeddings, loss or an option of the model do not fit.
+        ValueError: Weights, embeddings, loss, an option of the model or the initial model do not fit.
     """
     settings = dict(recipe.model)
     if recipe.loss_kwargs is not None:
         settings["loss_kwargs"] = recipe.loss_kwargs
         _check_loss_options(recipe.loss, recipe.loss_kwargs, data)
-    model = CSSFEForImageClassification.from_backbone(
-        recipe.backbone,
-        label_names=data.label_names,
-        class_counts=data.class_counts,
-        num_samples=data.num_samples,
-        backbone_weights=recipe.backbone_weights,
-        label_embeddings=recipe.label_embeddings,
-        seed=recipe.seed,
-        backbone_kwargs=recipe.backbone_kwargs or None,
-        image_size=recipe.image_size,
-        preset=recipe.preset,
-        ablation=recipe.ablation,
-        loss=recipe.loss,
-        **settings,
-    )
+    settings |= {
+        "class_counts": data.class_counts,
+        "num_samples": data.num_samples,
+        "seed": recipe.seed,
+        "backbone_kwargs": recipe.backbone_kwargs or None,
+        "image_size": recipe.image_size,
+        "preset": recipe.preset,
+        "ablation": recipe.ablation,
+        "loss": recipe.loss,
+    }
+    if initial_model is not None:
+        model = build_from_initial_model(initial_model, recipe.backbone, data.label_names, **settings)
+    else:
+        model = CSSFEForImageClassification.from_backbone(
+            recipe.backbone,
+            label_names=data.label_names,
+            backbone_weights=recipe.backbone_weights,
+            label_embeddings=recipe.label_embeddings,
+            **settings,
+        )
     if recipe.freeze_backbone:
         model.cssfe.backbone.requires_grad_(False)
     return model

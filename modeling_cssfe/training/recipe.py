@@ -7,6 +7,8 @@ reports an unknown key or a value of the wrong type in one line.
 A file may build on another recipe, so that it says only what is different: `extends: lt_voc_erm` takes that recipe's
 keys first. Mappings such as `model` are merged key by key. `published` alone is not taken over: a figure belongs to the
 recipe that it stands in.
+
+A run may have two phases: `first_phase` holds what is different in the first one, whose model the second starts from.
 """
 
 import dataclasses
@@ -40,6 +42,11 @@ KEYS_OF_THE_DATA = {
     "label_names": "leave it out, or choose and order classes by data_kwargs.label_names",
     "num_samples": "leave it out",
 }
+# Both phases of a run share them: they say which images and which network, or are no setting of a run.
+KEYS_OF_BOTH_PHASES = (
+    "data", "data_kwargs", "train_split", "validation_split", "test_split", "skip_unreadable_images", "preset",
+    "ablation", "model", "backbone", "backbone_kwargs", "seed", "initial_model", "first_phase", "published",
+)  # fmt: skip
 CLASS_ACTIVATION_INITS = ("random", "discriminant", "discriminant_and_classifier")
 
 
@@ -53,7 +60,7 @@ class Recipe:
         train_split: Split to train on.
         validation_split: Split that chooses the best epoch. Never the test split.
         test_split: Split that is judged once, at the end, by the best epoch's weights. Only the default, `test`, may
-            be absent; nothing is judged then.
+            be absent; nothing is judged then, nor with `null`.
         skip_unreadable_images: Leave unreadable images out (counted and named) instead of stopping.
         decoded_cache: Folder for decoded images, memory-mapped and built at the first run; `null` decodes each time.
         decoded_cache_short_side: Shorter side that larger images are reduced to in the cache; `null` keeps their size,
@@ -69,7 +76,13 @@ class Recipe:
         class_activation_init: First weights of the layer that makes the maps: `random`; `discriminant`, the shrunken
             linear discriminant of the training images' features, in closed form; or `discriminant_and_classifier`,
             which adds rows of the classifier that the backbone was pretrained with, from the file of its weights. The
-            preset `plus` keeps it as a part of the logit, too, and wants one of the latter two.
+            preset `plus` keeps it as a part of the logit, too, and wants one of the latter two. Of new models alone.
+        initial_model: Folder or Hub repository of a trained model, whose weights and label embeddings the run starts
+            from, in the place of `backbone_weights`, `label_embeddings` and a new head. Its classes must be those of
+            the data, and its network that of the recipe.
+        first_phase: What is different in a first phase: a run of its own in `output_dir/first_phase`, from whose model
+            this one starts. So the head can be trained over a frozen backbone first, and then everything:
+            `{freeze_backbone: true, cache_features: .cache/features, epochs: 8}`.
         image_size: Image side in pixels.
         loss: Name of a loss, see `cssfe losses`.
         loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).
@@ -132,7 +145,7 @@ class Recipe:
     data_kwargs: dict[str, Any] = field(default_factory=dict)
     train_split: str = "train"
     validation_split: str = "validation"
-    test_split: str = "test"
+    test_split: str | None = "test"
     skip_unreadable_images: bool = False
     decoded_cache: str | None = None
     decoded_cache_short_side: int | None = None
@@ -145,6 +158,8 @@ class Recipe:
     backbone_weights: Any = True
     label_embeddings: str = "openai/clip-vit-base-patch32"
     class_activation_init: str = "random"
+    initial_model: str | None = None
+    first_phase: dict[str, Any] = field(default_factory=dict)
     image_size: int = 448
     loss: str = "asl"
     loss_kwargs: dict[str, Any] | None = None
@@ -264,6 +279,7 @@ def _problems(recipe: Recipe) -> list[str]:
         elif name in KEYS_OF_THE_DATA:
             problems.append(f"model.{name} comes from the data: {KEYS_OF_THE_DATA[name]}")
     problems += _problems_of_features(recipe)
+    problems += _problems_of_first_phase(recipe)
     for name, value in recipe.published.items():
         if name == "data":
             continue
@@ -301,6 +317,30 @@ def _problems_of_features(recipe: Recipe) -> list[str]:
     if recipe.color_jitter and not recipe.augment_on_device:
         problems.append("color_jitter needs augment_on_device: true; on the CPU choose an augmentation")
     return problems
+
+
+def _problems_of_first_phase(recipe: Recipe) -> list[str]:
+    """What is wrong with the first of two phases."""
+    shared = [key for key in recipe.first_phase if key in KEYS_OF_BOTH_PHASES]
+    if shared:
+        return [f"first_phase.{key} is the same in both phases: set {key} itself" for key in shared]
+    try:
+        first_phase_recipe(recipe)
+    except ValueError as error:
+        return [f"in first_phase, {str(error).rstrip('.')}"]
+    return []
+
+
+def first_phase_recipe(recipe: Recipe) -> Recipe | None:
+    """The recipe of a run's first phase, `None` where there is but one. The test split is left to the second.
+
+    Raises:
+        ValueError: A key is unknown, or has a value that it may not have.
+    """
+    if not recipe.first_phase:
+        return None
+    changes = {**recipe.first_phase, "first_phase": {}, "published": {}, "test_split": None}
+    return load_recipe({**dataclasses.asdict(recipe), **changes})
 
 
 def recipe_folders() -> list[Path]:

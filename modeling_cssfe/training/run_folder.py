@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 
+FIRST_PHASE = "first_phase"  # the folder of the first of two phases, in that of the run
+
+
 class SavingError(RuntimeError):
     """Something could not be written; what was there before is still there."""
 
@@ -36,7 +39,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output_dir {os.fspath(path)!r} is a file; choose another folder.")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        is_run = bool(names & {"log.jsonl", "checkpoints"})
+        is_run = bool(names & {"log.jsonl", "checkpoints", FIRST_PHASE})
         # What a run that was killed was writing tells nothing about whose folder this is.
         if resume and (is_run or all(name.startswith(".saving-") for name in names)):
             return
@@ -159,4 +162,4 @@ def _saving_error(path: Path, error: Exception) -> SavingError:
     return SavingError(f"cannot save {os.fspath(path)!r}: {reason}; free space or choose another folder.")
 
 
-__all__ = ["RunFolder", "SavingError", "named_errors", "write_whole"]
+__all__ = ["FIRST_PHASE", "RunFolder", "SavingError", "named_errors", "write_whole"]

@@ -1,0 +1,87 @@
+# Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
+"""Starting from a trained model: the same network, trained on, with other images, settings or a backbone that learns."""
+
+import dataclasses
+import os
+from typing import Any
+
+from ..configuration_cssfe import CSSFEConfig
+from ..modeling_cssfe import CSSFEForImageClassification
+from .model_loading import load_trained_model
+
+
+# What two models of the same weights may have otherwise: how they are trained, and what is said about them.
+_MAY_DIFFER = {
+    "image_size", "class_counts", "num_samples", "head_min", "tail_max", "preset", "loss", "loss_kwargs",
+    "label_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "label_embedding_provenance",
+    "thresholds", "calibration",
+}  # fmt: skip
+
+
+def build_from_initial_model(
+    path: str | os.PathLike, backbone: str, label_names: list[str], **settings: Any
+) -> CSSFEForImageClassification:
+    """Build a model of a recipe's settings with the weights and label embeddings of a trained one.
+
+    Args:
+        path: Folder or Hub repository of the trained model.
+        backbone: timm architecture.
+        label_names: Classes of the data.
+        **settings: Further arguments of `from_backbone`, weights and label embeddings apart.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: There is no whole CSSFE model, it has other classes, or its network is not that of the settings.
+    """
+    trained, _ = load_trained_model(path)
+    name, config = os.fspath(path), trained.config
+    if config.label_names != label_names:
+        raise ValueError(
+            f"initial_model {name!r} has other classes than the data: {_first_difference(config.label_names, label_names)}"
+            "; give a model of these classes in this order, or leave initial_model out."
+        )
+    model = CSSFEForImageClassification.from_backbone(
+        backbone,
+        label_names=label_names,
+        backbone_weights=False,
+        label_embeddings=trained.cssfe.label_embeddings if config.uses_fusion else "random",
+        **settings,
+    )
+    differing = [
+        f"{field} {getattr(config, field)!r}, not {getattr(model.config, field)!r}"
+        for field in _fields_of_the_network()
+        if getattr(config, field) != getattr(model.config, field)
+    ]
+    if differing:
+        raise ValueError(
+            f"initial_model {name!r} is another network than the recipe's: it has {'; '.join(differing)}; give the "
+            "recipe the settings that it was trained with."
+        )
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    for key, value in trained.state_dict().items():
+        if wanted[key] != tuple(value.shape):  # a gate on the maps fixes their size
+            raise ValueError(
+                f"initial_model {name!r} has {key} of the shape {tuple(value.shape)}, the recipe {wanted[key]}; give the "
+                "recipe the image_size that it was trained with."
+            )
+    model.load_state_dict(trained.state_dict())
+    model.config.label_embedding_provenance = config.label_embedding_provenance
+    return model.eval()
+
+
+def _fields_of_the_network() -> list[str]:
+    inherited = {field.name for base in CSSFEConfig.__mro__[1:] if dataclasses.is_dataclass(base)
+                 for field in dataclasses.fields(base)}  # fmt: skip
+    return [field.name for field in dataclasses.fields(CSSFEConfig) if field.name not in inherited | _MAY_DIFFER]
+
+
+def _first_difference(found: list[str], wanted: list[str]) -> str:
+    if len(found) != len(wanted):
+        return f"{len(found)} of them, not {len(wanted)}"
+    place = next(index for index, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
+    return f"number {place} is {found[place]!r}, not {wanted[place]!r}"
+
+
+__all__ = ["build_from_initial_model"]
