@@ -171,14 +171,21 @@ def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
 
 
 def _dry_run(runs: "Sequence[tuple[str | None, Recipe, str | os.PathLike]]", resume: str, debug: bool) -> None:
-    """Check runs: name (for a grid), recipe and folder of each."""
+    """Check runs: name (for a grid), recipe and folder of each. Of two phases each is tried, on new weights."""
     from ..training.dry_run import DryRunError, check_table, dry_run
     from ..training.environment import process_state
+    from ..training.recipe import first_phase_recipe
     from ..training.report import show
 
-    problems = []
+    phases: list[tuple[str | None, Recipe, str | os.PathLike | None]] = []
     for name, recipe, folder in runs:
-        checks = dry_run(recipe, folder, resume)
+        first = first_phase_recipe(recipe)
+        if first is not None:
+            phases.append(("the first phase" if name is None else f"{name}, first phase", first, None))
+        phases.append((name, recipe, folder))
+    problems = []
+    for name, recipe, place in phases:
+        checks = dry_run(recipe, place, resume)
         table = check_table(checks)
         if name is not None:
             table.title = f"Dry run of {name}"

@@ -6,9 +6,11 @@ best epoch is chosen by mAP on the validation split; the test split, if there is
 """
 
 import dataclasses
+import gc
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -18,7 +20,7 @@ from ..data.streaming import StreamingLoader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from .checkpoint import CheckpointStore
 from .discriminant import first_look, initialize_class_activation, recipe_classifier
-from .environment import build_accelerator, describe_environment
+from .environment import build_accelerator, describe_environment, process_state
 from .frozen_features import FeatureFeed, build_feature_loaders
 from .loop import SUMMARY, fit
 from .monitor import RunMonitor
@@ -71,28 +73,28 @@ def train(
     check_resume(resume)
     folder = RunFolder(output_dir, resume=resume != "never")
     initial_model: str | os.PathLike | None = recipe.initial_model
-    if recipe.first_phase:
-        initial_model = _train_first_phase(recipe, folder, quiet, same_data_as)
+    first = first_phase_recipe(recipe)
+    if first is not None:
+        initial_model = _train_first_phase(first, folder, quiet, same_data_as)
     with determinism(recipe.deterministic):
         return _train(recipe, folder, quiet, same_data_as, resume, initial_model)
 
 
-def _train_first_phase(
-    recipe: Recipe, folder: RunFolder, quiet: bool, same_data_as: RunToRepeat | None
-) -> str | os.PathLike:
-    """Train the first of two phases, or what is left of it, and return its folder."""
-    first = first_phase_recipe(recipe)
+def _train_first_phase(recipe: Recipe, folder: RunFolder, quiet: bool, same_data_as: RunToRepeat | None) -> Path:
+    """Train the first of two phases by its own recipe, or what is left of it, and return its folder in the run's."""
     its = RunFolder(folder.path / FIRST_PHASE, resume=True)
     if folder.finished or its.finished:
         if its.finished:
-            require_same_recipe(first, its.read_results(), repr(os.fspath(its.path)))
+            require_same_recipe(recipe, its.read_results(), repr(os.fspath(its.path)))
         return its.path
     if same_data_as is not None and same_data_as.data_fingerprint is not None:
         wanted = same_data_as.data_fingerprint
-        same_data_as = dataclasses.replace(
-            same_data_as, data_fingerprint={key: wanted[key] for key in wanted if key != recipe.test_split}
-        )
-    train(first, its.path, quiet, same_data_as=same_data_as, resume="auto")
+        own = {name: wanted[name] for name in (recipe.train_split, recipe.validation_split) if name in wanted}
+        same_data_as = dataclasses.replace(same_data_as, data_fingerprint=own)
+    if not quiet and process_state().is_main_process:
+        print(f"first of two phases: {recipe.epochs} epoch(s) in {its.path}", flush=True)
+    train(recipe, its.path, quiet, same_data_as=same_data_as, resume="auto")
+    gc.collect()  # the second phase needs the memory of the first one
     return its.path
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
-"""Starting from a trained model: the same network, trained on, with other images, settings or a backbone that learns."""
+"""Starting from a trained model: the same network, trained on with other images or settings, or with its backbone."""
 
 import dataclasses
 import os
@@ -38,9 +38,10 @@ def build_from_initial_model(
     trained, _ = load_trained_model(path)
     name, config = os.fspath(path), trained.config
     if config.label_names != label_names:
+        difference = _first_difference(config.label_names, label_names)
         raise ValueError(
-            f"initial_model {name!r} has other classes than the data: {_first_difference(config.label_names, label_names)}"
-            "; give a model of these classes in this order, or leave initial_model out."
+            f"initial_model {name!r} has other classes than the data: {difference}; give a model of these classes in "
+            "this order, or leave initial_model out."
         )
     model = CSSFEForImageClassification.from_backbone(
         backbone,
@@ -63,8 +64,8 @@ def build_from_initial_model(
     for key, value in trained.state_dict().items():
         if wanted[key] != tuple(value.shape):  # a gate on the maps fixes their size
             raise ValueError(
-                f"initial_model {name!r} has {key} of the shape {tuple(value.shape)}, the recipe {wanted[key]}; give the "
-                "recipe the image_size that it was trained with."
+                f"initial_model {name!r} has {key} of the shape {tuple(value.shape)}, the recipe {wanted[key]}; give "
+                "the recipe the image_size that it was trained with."
             )
     model.load_state_dict(trained.state_dict())
     model.config.label_embedding_provenance = config.label_embedding_provenance

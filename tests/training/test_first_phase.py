@@ -1,0 +1,143 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_resume import require_equal_runs
+from tiny_runs import tiny_overrides
+
+from modeling_cssfe.cli import main
+from modeling_cssfe.training import engine, load_recipe, train
+from modeling_cssfe.training.recipe import KEYS_OF_BOTH_PHASES, Recipe, first_phase_recipe
+
+
+FIRST = {"epochs": 1, "freeze_backbone": True, "learning_rate": 0.02}
+
+
+def two_phases(tiny_data, **changes):
+    first = "{" + ", ".join(f"{key}: {value}" for key, value in FIRST.items()) + "}"
+    return load_recipe(None, tiny_overrides(tiny_data, first_phase=first, **changes))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_phases") / "whole"
+    train(two_phases(tiny_data), folder, quiet=True)
+    return folder
+
+
+def test_two_phases_are_the_same_as_two_runs(whole, tiny_data, tmp_path):
+    overrides = tiny_overrides(tiny_data)
+    settings = [*overrides, "epochs=1", "freeze_backbone=true", "learning_rate=0.02", "test_split=null"]
+    train(load_recipe(None, settings), tmp_path / "first", quiet=True)
+    train(load_recipe(None, [*overrides, f"initial_model={tmp_path / 'first'}"]), tmp_path / "second", quiet=True)
+    for one, other in ((whole / "first_phase", tmp_path / "first"), (whole, tmp_path / "second")):
+        assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+        figures = [json.loads((run / "results.json").read_text()) for run in (one, other)]
+        assert figures[0]["validation"] == figures[1]["validation"]
+        assert figures[0]["test"] == figures[1]["test"]
+
+
+def test_the_second_phase_starts_where_the_first_ended(tiny_data, tmp_path):
+    still = {"learning_rate": 1e-30, "weight_decay": 0.0, "ema_decay": "null", "freeze_batch_norm": "true"}
+    train(two_phases(tiny_data, **still), tmp_path / "run", quiet=True)
+    first, second = (load_file(tmp_path / "run" / part / "model.safetensors") for part in ("first_phase", "."))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def test_the_first_phase_does_not_look_at_the_test_split(whole):
+    first, second = (json.loads((whole / part / "results.json").read_text()) for part in ("first_phase", "."))
+    assert first["test"] is None
+    assert set(first["data_fingerprint"]) == {"train", "validation"}
+    assert second["test"]["map_total"] is not None
+    assert second["recipe"]["first_phase"] == FIRST
+    assert second["recipe"]["initial_model"] is None
+
+
+@pytest.mark.parametrize("stop", ["first", "between", "second"])
+def test_a_run_goes_on_in_the_phase_in_which_it_was_stopped(stop, whole, tiny_data, tmp_path, monkeypatch):
+    recipe = two_phases(tiny_data)
+    inner, seen = engine.fit, []
+
+    def fit(run):
+        seen.append(run.folder.path.name)
+        if stop == "first" or (stop == "between" and len(seen) == 2):
+            raise KeyError("stopped")
+        inner(run)
+        if stop == "second" and len(seen) == 2:
+            raise KeyError("stopped")
+
+    monkeypatch.setattr(engine, "fit", fit)
+    with pytest.raises(KeyError, match="stopped"):
+        train(recipe, tmp_path / "run", quiet=True)
+    begun = list(seen)
+    if stop == "first":  # it had nothing to keep
+        assert not (tmp_path / "run" / "first_phase").exists()
+        (tmp_path / "run" / "first_phase").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds another run; choose another folder or empty it first, or go on"):
+        train(recipe, tmp_path / "run", quiet=True)
+    monkeypatch.setattr(engine, "fit", lambda run: (seen.append(run.folder.path.name), inner(run)))
+    train(recipe, tmp_path / "run", quiet=True, resume="auto")
+    assert seen[len(begun) :] == (["first_phase", "run"] if stop == "first" else ["run"])
+    require_equal_runs(whole, tmp_path / "run")
+
+
+def test_another_first_phase_is_no_start_for_this_run(whole, tiny_data, tmp_path):
+    shutil.copytree(whole / "first_phase", tmp_path / "run" / "first_phase")
+    changed = dataclasses.replace(two_phases(tiny_data), first_phase={**FIRST, "epochs": 2})
+    with pytest.raises(ValueError, match=r"first_phase.*another run: recipe\.epochs \(2, was 1\)"):
+        train(changed, tmp_path / "run", quiet=True, resume="auto")
+
+
+def test_a_finished_run_needs_its_first_phase_no_more(whole, tiny_data, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "first_phase")
+    results = train(two_phases(tiny_data), tmp_path / "run", quiet=True, resume="auto")
+    assert results == json.loads((whole / "results.json").read_text())
+    assert not (tmp_path / "run" / "first_phase").exists()
+
+
+def test_a_run_of_two_phases_can_be_repeated(whole, tmp_path, capsys):
+    assert main(["train", "--from", str(whole), "--output_dir", str(tmp_path / "again"), "--quiet"]) == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_dry_run_tries_both_phases(tiny_data, tmp_path, capsys):
+    command = ["train", "--output_dir", str(tmp_path / "run"), "--dry_run", "--set", *tiny_overrides(tiny_data)]
+    assert main([*command, "first_phase.epochs=1", "first_phase.image_size=48"]) == 0
+    shown = capsys.readouterr().out
+    assert "Dry run of the first phase" in shown
+    assert "x 48 x 48" in shown
+    assert "x 64 x 64" in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("first_phase", "message"),
+    [
+        ({"epochz": 3}, r"in first_phase, unknown key 'epochz' in the recipe; did you mean 'epochs'\?"),
+        ({"epochs": 0}, "in first_phase, the recipe has 1 problem.*epochs is 0: give a number >= 1"),
+        ({"epochs": "many"}, "in first_phase, cannot read the recipe"),
+        ({"cache_features": "here"}, "in first_phase, .*cache_features needs freeze_backbone"),
+    ],
+)
+def test_what_is_wrong_with_a_first_phase_is_told(first_phase, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(first_phase=first_phase)
+
+
+@pytest.mark.parametrize("key", KEYS_OF_BOTH_PHASES)
+def test_a_first_phase_is_of_the_same_images_and_network(key):
+    with pytest.raises(ValueError, match=f"first_phase.{key} is the same in both phases: set {key} itself"):
+        Recipe(first_phase={key: getattr(Recipe(), key)})
+
+
+def test_a_first_phase_has_everything_else_from_the_recipe():
+    recipe = Recipe(loss="bce", epochs=3, first_phase={"epochs": 7}, published={"map_total": 0.5})
+    expected = dataclasses.replace(recipe, epochs=7, first_phase={}, published={}, test_split=None)
+    assert first_phase_recipe(recipe) == expected
+    assert first_phase_recipe(expected) is None
