@@ -294,6 +294,10 @@ def describe_training(
     if (processes := known.get("num_processes", 1)) > 1:
         hardware += f", {processes} processes"
     epochs = f"{recipe['epochs']}, the best of them {known.get('best_epoch', UNKNOWN)}" if recipe else UNKNOWN
+    seconds = known.get("wall_time_seconds")
+    if first := known.get("first_phase"):
+        epochs += f"; before them {recipe['first_phase'].get('epochs', recipe['epochs'])} in a first phase"
+        seconds += first["wall_time_seconds"]
     co2 = "not measured (CodeCarbon's `emissions.csv` in the run's folder would be shown here)"
     if emissions:
         place = f", {escape_markdown(emissions['country'])}" if emissions.get("country") else ""
@@ -304,7 +308,7 @@ def describe_training(
     rows = [
         ("images", f"{known['num_training_images']:,}" if "num_training_images" in known else UNKNOWN),
         ("epochs", epochs),
-        ("time", duration(known["wall_time_seconds"]) if "wall_time_seconds" in known else UNKNOWN),
+        ("time", UNKNOWN if seconds is None else duration(seconds)),
         ("hardware", hardware),
         ("precision", {"no": "fp32"}.get(known.get("mixed_precision", UNKNOWN), known.get("mixed_precision", UNKNOWN))),
         ("energy and CO2", co2),

@@ -185,6 +185,9 @@ def _train(
         "data_fingerprint": data.fingerprint,
         "recipe": resolved,
     }
+    if recipe.first_phase:
+        first = RunFolder(folder.path / FIRST_PHASE, resume=True).read_results()
+        results["first_phase"] = {key: first[key] for key in (*SUMMARY, "best_epoch", "wall_time_seconds")}
     for observer in run.observers:
         observer.on_run_end(run, results)
     if accelerator.is_main_process:

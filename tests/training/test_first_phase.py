@@ -58,6 +58,16 @@ def test_the_first_phase_does_not_look_at_the_test_split(whole):
     assert second["recipe"]["initial_model"] is None
 
 
+def test_results_and_card_tell_of_the_first_phase(whole):
+    first, second = (json.loads((whole / part / "results.json").read_text()) for part in ("first_phase", "."))
+    summary = {key: first[key] for key in ("map_total", "map_head", "map_medium", "map_tail", "best_epoch")}
+    assert second["first_phase"] == {**summary, "wall_time_seconds": first["wall_time_seconds"]}
+    assert "first_phase" not in first
+    card = (whole / "README.md").read_text()
+    assert "; before them 1 in a first phase |" in card
+    assert "before them" not in (whole / "first_phase" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("stop", ["first", "between", "second"])
 def test_a_run_goes_on_in_the_phase_in_which_it_was_stopped(stop, whole, tiny_data, tmp_path, monkeypatch):
     recipe = two_phases(tiny_data)
