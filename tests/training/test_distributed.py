@@ -31,6 +31,7 @@ CASES = {
     "sum of a loss": {"loss": "bce", "loss_kwargs": "{reduction: sum}", "learning_rate": 0.001, "batch_size": 3},
     "class weights": {"loss": "cb_focal", "sampler": "class_aware", "batch_size": 3, "ablation": "net1"},
     "one cycle": {"schedule": "one_cycle", "gradient_accumulation_steps": 3, "batch_size": 2, "ablation": "net0"},
+    "two phases": {"first_phase": "{epochs: 1, freeze_backbone: true}", "batch_size": 3, "ablation": "net1"},
     "stream": {"streaming_shards": 2, "streaming_shuffle_buffer": 0, "batch_size": 3, "ablation": "net0"},
 }
 # Two epochs whose scores differ by rounding alone must not be told apart: the last one is the only one judged.
