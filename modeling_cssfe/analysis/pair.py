@@ -169,6 +169,10 @@ def train_pair(
     from ..training.run_folder import RunFolder, write_whole
 
     check_choice("resume", resume, ("auto", "never"))
+    if recipe.first_phase:
+        raise ValueError(
+            "first_phase would show one network of the pair more images than the other; set first_phase to null."
+        )
     folder = Path(output_dir)
     begun = resume == "auto" and (folder / "pair.json").is_file()  # written when the data are whole
     if not begun:

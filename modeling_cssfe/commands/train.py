@@ -174,6 +174,7 @@ def _dry_run(runs: "Sequence[tuple[str | None, Recipe, str | os.PathLike]]", res
     """Check runs: name (for a grid), recipe and folder of each. Of two phases each is tried, on new weights."""
     from ..training.dry_run import DryRunError, check_table, dry_run
     from ..training.environment import process_state
+    from ..training.initial_model import require_same_shapes
     from ..training.recipe import first_phase_recipe
     from ..training.report import show
 
@@ -181,6 +182,7 @@ def _dry_run(runs: "Sequence[tuple[str | None, Recipe, str | os.PathLike]]", res
     for name, recipe, folder in runs:
         first = first_phase_recipe(recipe)
         if first is not None:
+            require_same_shapes(recipe, first)
             phases.append(("the first phase" if name is None else f"{name}, first phase", first, None))
         phases.append((name, recipe, folder))
     problems = []

@@ -98,6 +98,8 @@ def read_run(path: str | os.PathLike) -> Run:
     Raises:
         ValueError: The folder holds no results.json, or one of another kind.
     """
+    from ..training.recipe import Recipe
+
     file = Path(path) / "results.json"
     if not file.is_file():
         raise ValueError(
@@ -105,8 +107,9 @@ def read_run(path: str | os.PathLike) -> Run:
         )
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        # `published` says what others reached, nothing about this run.
-        recipe = _flatten({key: value for key, value in results["recipe"].items() if key != "published"})
+        # Keys that came later had their defaults' meaning; `published` says what others reached, nothing of this run.
+        recipe = asdict(Recipe()) | results["recipe"]
+        recipe = _flatten({key: value for key, value in recipe.items() if key != "published"})
         kind = "test" if results.get("test") is not None else "validation"
         figures = {name: results[kind][name] for name in MAP_FIGURES}
         split = recipe[f"{kind}_split"]
@@ -129,7 +132,7 @@ def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
         raise ValueError(f"the runs were judged on different splits ({', '.join(splits)}); judge them with --data.")
     grouped: dict[str, list[Run]] = {}
     for run in runs:
-        key = json.dumps({k: v for k, v in run.recipe.items() if k not in _IGNORED}, sort_keys=True, default=str)
+        key = json.dumps({k: v for k, v in run.recipe.items() if not _is_ignored(k)}, sort_keys=True, default=str)
         members = grouped.setdefault(key, [])
         same = next((other for other in members if other.seed == run.seed), None)
         if same is not None:
@@ -238,9 +241,13 @@ def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_ignored(key: str) -> bool:
+    return key.removeprefix("first_phase.") in _IGNORED
+
+
 def _names(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     """What tells the recipes apart: the values of the keys in which they differ."""
-    keys = list(dict.fromkeys(key for recipe in recipes for key in recipe if key not in _IGNORED))
+    keys = list(dict.fromkeys(key for recipe in recipes for key in recipe if not _is_ignored(key)))
     missing = object()
     differing = [
         key for key in keys if any(recipe.get(key, missing) != recipes[0].get(key, missing) for recipe in recipes)

@@ -132,7 +132,7 @@ def describe_figures(
             f"; `{results['recipe']['test_split']}` was judged at the end." if results.get("test") is not None else "."
         )
         if results.get("test") is None:
-            notes.append("There was no test split: the figures of the split that chose the epoch are optimistic.")
+            notes.append("No test split was judged: the figures of the split that chose the epoch are optimistic.")
         seed = results.get("seed", UNKNOWN)
         notes.append(
             f"One training run (seed {seed}); other seeds give other figures, on small tails by several points."

@@ -24,6 +24,7 @@ from .card_sections import (
     name_of_data,
 )
 from .card_snippet import build_snippet
+from .staging import without_paths
 
 
 METHODS = {
@@ -122,6 +123,8 @@ def render_model_card(
 
 
 def _base_model(recipe: Mapping[str, Any]) -> str | None:
+    if (initial := recipe.get("initial_model")) is not None:
+        return initial if initial.count("/") == 1 and without_paths(initial) == initial else None
     if recipe.get("backbone_weights") is not True:
         return None
     import timm

@@ -107,7 +107,7 @@ class _DryRun:
         # Caches take minutes to fill; one loader process shows whether loader processes start.
         changes: dict[str, Any] = {"num_workers": 0 if recipe.num_workers == 0 else 1, "trackers": []}
         changes |= {"decoded_cache": None, "decoded_cache_short_side": None, "cache_features": None}
-        changes |= {"checkpoint_every_steps": None}
+        changes |= {"checkpoint_every_steps": None, "first_phase": None}
         self.recipe = replace(recipe, **changes)
         self.given = recipe
         self.output_dir = None if output_dir is None else Path(output_dir)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 
@@ -22,6 +23,8 @@ from .checkpoint import CheckpointStore
 from .discriminant import first_look, initialize_class_activation, recipe_classifier
 from .environment import build_accelerator, describe_environment, process_state
 from .frozen_features import FeatureFeed, build_feature_loaders
+from .initial_model import require_same_shapes
+from .interruption import TrainingInterruptedError
 from .loop import SUMMARY, fit
 from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
@@ -65,7 +68,8 @@ def train(
         What `results.json` holds.
 
     Raises:
-        ValueError: Something about recipe, data, weights or embeddings does not fit; nothing has been written then.
+        ValueError: Something about recipe, data, weights or embeddings does not fit; nothing has been written then, but
+            for a first phase.
         SavingError: The folder cannot be written; checkpoints that are there stay intact.
         TrainingInterruptedError: SIGTERM or SIGINT came; where the run was is saved.
         FloatingPointError: The loss is not finite any more, or has exploded; the batch's image ids are named.
@@ -75,26 +79,42 @@ def train(
     initial_model: str | os.PathLike | None = recipe.initial_model
     first = first_phase_recipe(recipe)
     if first is not None:
-        initial_model = _train_first_phase(first, folder, quiet, same_data_as)
+        require_same_shapes(recipe, first)
+        initial_model = _train_first_phase(first, folder, quiet, same_data_as, resume)
     with determinism(recipe.deterministic):
         return _train(recipe, folder, quiet, same_data_as, resume, initial_model)
 
 
-def _train_first_phase(recipe: Recipe, folder: RunFolder, quiet: bool, same_data_as: RunToRepeat | None) -> Path:
+def _train_first_phase(
+    recipe: Recipe, folder: RunFolder, quiet: bool, same_data_as: RunToRepeat | None, resume: str | os.PathLike
+) -> Path:
     """Train the first of two phases by its own recipe, or what is left of it, and return its folder in the run's."""
     its = RunFolder(folder.path / FIRST_PHASE, resume=True)
     if folder.finished or its.finished:
         if its.finished:
             require_same_recipe(recipe, its.read_results(), repr(os.fspath(its.path)))
         return its.path
+    if resume not in ("auto", "never"):
+        raise ValueError(
+            f"resume is {os.fspath(resume)!r}, but {os.fspath(its.path)!r} holds no finished first phase; go on by "
+            "--resume auto."
+        )
     if same_data_as is not None and same_data_as.data_fingerprint is not None:
         wanted = same_data_as.data_fingerprint
         own = {name: wanted[name] for name in (recipe.train_split, recipe.validation_split) if name in wanted}
         same_data_as = dataclasses.replace(same_data_as, data_fingerprint=own)
     if not quiet and process_state().is_main_process:
         print(f"first of two phases: {recipe.epochs} epoch(s) in {its.path}", flush=True)
-    train(recipe, its.path, quiet, same_data_as=same_data_as, resume="auto")
+    try:
+        train(recipe, its.path, quiet, same_data_as=same_data_as, resume="auto")
+    except TrainingInterruptedError as error:
+        raise TrainingInterruptedError(
+            f"stopped in the first of two phases, and saved; go on with --output_dir {folder.path} --resume auto.",
+            error.exit_code - 128,
+        ) from error
     gc.collect()  # the second phase needs the memory of the first one
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return its.path
 
 
@@ -124,6 +144,13 @@ def _train(
     data = load_run_data(recipe, show_progress)
     if same_data_as is not None and same_data_as.data_fingerprint is not None:
         require_same_data(data.fingerprint, same_data_as.data_fingerprint, same_data_as.source)
+    first = RunFolder(folder.path / FIRST_PHASE, resume=True).read_results() if recipe.first_phase else None
+    changed = [] if first is None else [k for k, v in first["data_fingerprint"].items() if data.fingerprint[k] != v]
+    if changed:
+        raise ValueError(
+            f"split {changed[0]!r} has changed since the first phase in {os.fspath(output_dir)!r} was trained; restore "
+            "the data, or start in another output_dir."
+        )
     model = build_run_model(recipe, data, initial_model)
     processor = CSSFEImageProcessor.from_model_config(model.config)
     if recipe.cache_features is None:
@@ -185,8 +212,7 @@ def _train(
         "data_fingerprint": data.fingerprint,
         "recipe": resolved,
     }
-    if recipe.first_phase:
-        first = RunFolder(folder.path / FIRST_PHASE, resume=True).read_results()
+    if first is not None:
         results["first_phase"] = {key: first[key] for key in (*SUMMARY, "best_epoch", "wall_time_seconds")}
     for observer in run.observers:
         observer.on_run_end(run, results)

@@ -29,7 +29,7 @@ from .interruption import TrainingInterruptedError
 from .recipe import SUFFIXES, Recipe, load_recipe
 from .report import published_row
 from .run_folder import write_whole
-from .training_state import WITHOUT_EFFECT
+from .training_state import flat_recipe
 
 
 class GridError(RuntimeError):
@@ -196,15 +196,16 @@ def _is_done(run: GridRun) -> bool:
         return False
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))["recipe"]
-        found = dataclasses.asdict(Recipe()) | dict(saved)  # keys that came later had their defaults' meaning
+        found = flat_recipe(dataclasses.asdict(Recipe()) | dict(saved))  # later keys had their defaults' meaning
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{os.fspath(file)!r} is not whole; remove {os.fspath(run.folder)!r} to train again."
         ) from error
     wanted = {**_content(run.recipe), "seed": run.recipe.seed}
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
+    keys = {*wanted, *(key for key in found if key.startswith("first_phase."))}
+    differing = sorted(key for key in keys if found.get(key) != wanted.get(key))
     if differing:
-        shown = ", ".join(f"{key} ({wanted[key]!r}, was {found.get(key)!r})" for key in differing)
+        shown = ", ".join(f"{key} ({wanted.get(key)!r}, was {found.get(key)!r})" for key in differing)
         raise ValueError(
             f"{os.fspath(run.folder)!r} holds a run of another recipe: {shown}; choose another output_dir, or remove "
             "that run."
@@ -214,7 +215,7 @@ def _is_done(run: GridRun) -> bool:
 
 def _content(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe decides on its results, its seed apart, as JSON gives it back."""
-    kept = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in {*WITHOUT_EFFECT, "seed"}}
+    kept = {key: value for key, value in flat_recipe(dataclasses.asdict(recipe)).items() if key != "seed"}
     return json.loads(json.dumps(kept))
 
 

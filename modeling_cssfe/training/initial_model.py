@@ -2,12 +2,16 @@
 """Starting from a trained model: the same network, trained on with other images or settings, or with its backbone."""
 
 import dataclasses
+import json
 import os
 from typing import Any
+
+import torch
 
 from ..configuration_cssfe import CSSFEConfig
 from ..modeling_cssfe import CSSFEForImageClassification
 from .model_loading import load_trained_model
+from .recipe import Recipe
 
 
 # What two models of the same weights may have otherwise: how they are trained, and what is said about them.
@@ -53,23 +57,64 @@ def build_from_initial_model(
     differing = [
         f"{field} {getattr(config, field)!r}, not {getattr(model.config, field)!r}"
         for field in _fields_of_the_network()
-        if getattr(config, field) != getattr(model.config, field)
+        if _plain(getattr(config, field)) != _plain(getattr(model.config, field))
     ]
     if differing:
         raise ValueError(
             f"initial_model {name!r} is another network than the recipe's: it has {'; '.join(differing)}; give the "
             "recipe the settings that it was trained with."
         )
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    for key, value in trained.state_dict().items():
-        if wanted[key] != tuple(value.shape):  # a gate on the maps fixes their size
-            raise ValueError(
-                f"initial_model {name!r} has {key} of the shape {tuple(value.shape)}, the recipe {wanted[key]}; give "
-                "the recipe the image_size that it was trained with."
-            )
+    if (different := _different_shape(trained, model)) is not None:
+        raise ValueError(
+            f"initial_model {name!r} has {different} in the recipe's model; give the recipe the image_size that it was "
+            "trained with."
+        )
     model.load_state_dict(trained.state_dict())
     model.config.label_embedding_provenance = config.label_embedding_provenance
     return model.eval()
+
+
+def require_same_shapes(recipe: Recipe, first: Recipe) -> None:
+    """Check that both phases of a run can have the same weights, before the first one takes its time.
+
+    Raises:
+        ValueError: Some depend on the image's size, which is another one in the first phase.
+    """
+    if recipe.image_size == first.image_size:
+        return
+    with torch.device("meta"):
+        models = [
+            CSSFEForImageClassification(
+                CSSFEConfig(
+                    backbone=one.backbone,
+                    backbone_kwargs=one.backbone_kwargs or None,
+                    image_size=one.image_size,
+                    preset=one.preset,
+                    ablation=one.ablation,
+                    **one.model,
+                )
+            )
+            for one in (first, recipe)
+        ]
+    if (different := _different_shape(*models)) is not None:
+        raise ValueError(
+            f"with first_phase.image_size {first.image_size} the model has {different} with image_size "
+            f"{recipe.image_size}; give both phases one size."
+        )
+
+
+def _different_shape(model: CSSFEForImageClassification, other: CSSFEForImageClassification) -> str | None:
+    """The first weight whose shapes differ, of a gate on the maps or a table of positions; `None` if there is none."""
+    shapes = {key: tuple(value.shape) for key, value in other.state_dict().items()}
+    for key, value in model.state_dict().items():
+        if shapes[key] != tuple(value.shape):
+            return f"{key} of the shape {tuple(value.shape)}, but {shapes[key]}"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """A configuration's value as its file has it: a saved tuple is a list."""
+    return json.loads(json.dumps(value))
 
 
 def _fields_of_the_network() -> list[str]:
@@ -85,4 +130,4 @@ def _first_difference(found: list[str], wanted: list[str]) -> str:
     return f"number {place} is {found[place]!r}, not {wanted[place]!r}"
 
 
-__all__ = ["build_from_initial_model"]
+__all__ = ["build_from_initial_model", "require_same_shapes"]

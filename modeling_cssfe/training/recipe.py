@@ -45,7 +45,8 @@ KEYS_OF_THE_DATA = {
 # Both phases of a run share them: they say which images and which network, or are no setting of a run.
 KEYS_OF_BOTH_PHASES = (
     "data", "data_kwargs", "train_split", "validation_split", "test_split", "skip_unreadable_images", "preset",
-    "ablation", "model", "backbone", "backbone_kwargs", "seed", "initial_model", "first_phase", "published",
+    "ablation", "model", "backbone", "backbone_kwargs", "backbone_weights", "label_embeddings", "initial_model", "seed",
+    "mixed_precision", "trackers", "first_phase", "published",
 )  # fmt: skip
 CLASS_ACTIVATION_INITS = ("random", "discriminant", "discriminant_and_classifier")
 
@@ -81,8 +82,8 @@ class Recipe:
             from, in the place of `backbone_weights`, `label_embeddings` and a new head. Its classes must be those of
             the data, and its network that of the recipe.
         first_phase: What is different in a first phase: a run of its own in `output_dir/first_phase`, from whose model
-            this one starts. So the head can be trained over a frozen backbone first, and then everything:
-            `{freeze_backbone: true, cache_features: .cache/features, epochs: 8}`.
+            this one starts; `null` for one phase. So the head can be trained over a frozen backbone first, and then
+            everything: `{freeze_backbone: true, cache_features: .cache/features, epochs: 8}`.
         image_size: Image side in pixels.
         loss: Name of a loss, see `cssfe losses`.
         loss_kwargs: Its options; `null` for its defaults (for `asl`, the preset's).
@@ -159,7 +160,7 @@ class Recipe:
     label_embeddings: str = "openai/clip-vit-base-patch32"
     class_activation_init: str = "random"
     initial_model: str | None = None
-    first_phase: dict[str, Any] = field(default_factory=dict)
+    first_phase: dict[str, Any] | None = None
     image_size: int = 448
     loss: str = "asl"
     loss_kwargs: dict[str, Any] | None = None
@@ -279,7 +280,6 @@ def _problems(recipe: Recipe) -> list[str]:
         elif name in KEYS_OF_THE_DATA:
             problems.append(f"model.{name} comes from the data: {KEYS_OF_THE_DATA[name]}")
     problems += _problems_of_features(recipe)
-    problems += _problems_of_first_phase(recipe)
     for name, value in recipe.published.items():
         if name == "data":
             continue
@@ -291,7 +291,8 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append("sampler 'two_branch' draws pairs of batches for models of two branches: choose another")
     if recipe.validation_split == recipe.test_split:
         problems.append(f"validation_split and test_split are both {recipe.test_split!r}: choose on another split")
-    return problems
+    # What is wrong with both phases is told once.
+    return problems or _problems_of_first_phase(recipe)
 
 
 def _problems_of_features(recipe: Recipe) -> list[str]:
@@ -321,7 +322,7 @@ def _problems_of_features(recipe: Recipe) -> list[str]:
 
 def _problems_of_first_phase(recipe: Recipe) -> list[str]:
     """What is wrong with the first of two phases."""
-    shared = [key for key in recipe.first_phase if key in KEYS_OF_BOTH_PHASES]
+    shared = [key for key in recipe.first_phase or () if key in KEYS_OF_BOTH_PHASES]
     if shared:
         return [f"first_phase.{key} is the same in both phases: set {key} itself" for key in shared]
     try:
@@ -339,7 +340,7 @@ def first_phase_recipe(recipe: Recipe) -> Recipe | None:
     """
     if not recipe.first_phase:
         return None
-    changes = {**recipe.first_phase, "first_phase": {}, "published": {}, "test_split": None}
+    changes = {**recipe.first_phase, "first_phase": None, "published": {}, "test_split": None}
     return load_recipe({**dataclasses.asdict(recipe), **changes})
 
 

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 
 from .checkpoint import STATE, CheckpointStore, verify_checkpoint
 from .recipe import Recipe
-from .training_state import WITHOUT_EFFECT, check_identity, restore_state
+from .training_state import check_identity, flat_recipe, restore_state
 
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ def require_same_recipe(recipe: Recipe, results: Mapping[str, Any], source: str)
     """
     asked = json.loads(json.dumps(dataclasses.asdict(recipe)))
     had = dataclasses.asdict(Recipe()) | results["recipe"]
-    keys = asked.keys() - WITHOUT_EFFECT
-    found, wanted = ({f"recipe.{key}": of[key] for key in keys} for of in (asked, had))
+    found, wanted = ({f"recipe.{key}": value for key, value in flat_recipe(of).items()} for of in (asked, had))
     check_identity(found, wanted, source)
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from .run_folder import FIRST_PHASE
+
 
 TRACKERS = ("tensorboard", "trackio")
 _PROJECT = "cssfe"
@@ -79,7 +81,8 @@ def start_trackers(
     """
     if not trackers:
         return
-    name = Path(output_dir).resolve().name
+    folder = Path(output_dir).resolve()
+    name = f"{folder.parent.name}/{folder.name}" if folder.name == FIRST_PHASE else folder.name
     accelerator.init_trackers(
         _PROJECT,
         init_kwargs={

@@ -32,11 +32,17 @@ WITHOUT_EFFECT = frozenset(
 )
 
 
+def flat_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a recipe its results depend on; the keys of a first phase as `first_phase.KEY`."""
+    kept = {key: value for key, value in recipe.items() if key not in WITHOUT_EFFECT and key != "first_phase"}
+    first = (recipe.get("first_phase") or {}).items()
+    return kept | {f"first_phase.{key}": value for key, value in first if key not in WITHOUT_EFFECT}
+
+
 def run_identity(run: "Run") -> dict[str, Any]:
     """What a run and the checkpoint that it goes on from must have in common: flat, plain values."""
-    identity = {f"recipe.{key}": value for key, value in dataclasses.asdict(run.recipe).items()}
-    for key in WITHOUT_EFFECT:
-        identity.pop(f"recipe.{key}", None)
+    own = flat_recipe(dataclasses.asdict(run.recipe))
+    identity = {f"recipe.{key}": value for key, value in own.items()}
     if isinstance(run.train_loader, StreamingLoader):  # each worker has its part of a stream
         identity["loader processes of the stream"] = run.train_loader.num_workers
     identity |= {"number of processes": run.accelerator.num_processes, "precision": run.accelerator.mixed_precision}

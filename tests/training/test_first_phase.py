@@ -10,6 +10,7 @@ from tiny_runs import tiny_overrides
 
 from modeling_cssfe.cli import main
 from modeling_cssfe.training import engine, load_recipe, train
+from modeling_cssfe.training.interruption import TrainingInterruptedError
 from modeling_cssfe.training.recipe import KEYS_OF_BOTH_PHASES, Recipe, first_phase_recipe
 
 
@@ -66,6 +67,78 @@ def test_results_and_card_tell_of_the_first_phase(whole):
     card = (whole / "README.md").read_text()
     assert "; before them 1 in a first phase |" in card
     assert "before them" not in (whole / "first_phase" / "README.md").read_text()
+
+
+def test_a_signal_in_the_first_phase_says_how_the_whole_run_goes_on(tiny_data, tmp_path, monkeypatch):
+    def fit(run):
+        raise TrainingInterruptedError(f"go on with --output_dir {run.folder.path}", 15)
+
+    monkeypatch.setattr(engine, "fit", fit)
+    with pytest.raises(TrainingInterruptedError, match=f"go on with --output_dir {tmp_path / 'run'} --resume") as told:
+        train(two_phases(tiny_data), tmp_path / "run", quiet=True)
+    assert told.value.exit_code == 143
+
+
+def test_a_checkpoint_needs_a_finished_first_phase(tiny_data, tmp_path):
+    (tmp_path / "update-1").mkdir()
+    with pytest.raises(ValueError, match="no finished first phase; go on by --resume auto"):
+        train(two_phases(tiny_data), tmp_path / "run", quiet=True, resume=tmp_path / "update-1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_second_phase_refuses_images_that_the_first_did_not_have(whole, tiny_data, tmp_path):
+    shutil.copytree(whole / "first_phase", tmp_path / "run" / "first_phase")
+    shutil.copytree(tiny_data, tmp_path / "data")
+    shutil.copyfile(tiny_data / "validation.parquet", tmp_path / "data" / "train.parquet")
+    results = json.loads((whole / "first_phase" / "results.json").read_text())
+    results["recipe"]["data"] = str(tmp_path / "data")
+    (tmp_path / "run" / "first_phase" / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"split 'train' has changed since the first phase in .* was trained"):
+        train(two_phases(tmp_path / "data"), tmp_path / "run", quiet=True, resume="auto")
+
+
+@pytest.mark.parametrize("key", ["num_workers", "checkpoints_kept"])
+def test_what_may_change_in_a_run_may_change_in_its_first_phase(key, whole, tiny_data, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    changed = dataclasses.replace(two_phases(tiny_data), first_phase={**FIRST, key: 1})
+    assert train(changed, tmp_path / "run", quiet=True, resume="auto")["seed"] == 0
+
+
+def test_a_key_of_the_first_phase_that_differs_is_named(whole, tiny_data, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    changed = dataclasses.replace(two_phases(tiny_data), first_phase={**FIRST, "epochs": 3, "loss": "bce"})
+    with pytest.raises(ValueError, match=r"run/first_phase', .* recipe\.epochs \(3, was 1\), recipe\.loss \("):
+        train(changed, tmp_path / "run", quiet=True, resume="auto")
+    shutil.rmtree(tmp_path / "run" / "first_phase")
+    with pytest.raises(ValueError, match=r"recipe\.first_phase\.epochs \(3, was 1\), recipe\.first_phase\.loss \("):
+        train(changed, tmp_path / "run", quiet=True, resume="auto")
+    with pytest.raises(ValueError, match=r"first_phase\.epochs \(null, was 1\)"):
+        train(dataclasses.replace(two_phases(tiny_data), first_phase=None), tmp_path / "run", quiet=True, resume="auto")
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [({"model": {"map_gate": True}}, "gate"), ({"backbone": "test_vit"}, "pos_embed")],
+)
+def test_weights_that_depend_on_the_size_keep_it_in_both_phases(settings, weight, tmp_path):
+    recipe = Recipe(**{"backbone": "test_resnet", "image_size": 96, **settings}, first_phase={"image_size": 64})
+    with pytest.raises(ValueError, match=f"first_phase.image_size 64 .*{weight}.*; give both phases one size"):
+        train(recipe, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_null_is_one_phase_also_over_what_a_recipe_extends(tmp_path):
+    (tmp_path / "one.yaml").write_text("extends: voc07_lt_best\nfirst_phase: null\n")
+    assert load_recipe("voc07_lt_best").first_phase["freeze_backbone"] is True
+    assert load_recipe(str(tmp_path / "one.yaml")).first_phase is None
+    assert load_recipe("voc07_lt_best", ["first_phase=null"]).first_phase is None
+    assert load_recipe("voc07_lt_best", ["first_phase.epochs=3"]).first_phase["epochs"] == 3
+    assert load_recipe("lt_digits", ["first_phase.epochs=3"]).first_phase == {"epochs": 3}
+
+
+def test_what_is_wrong_with_both_phases_is_told_once():
+    with pytest.raises(ValueError, match=r"has 1 problem\(s\): epochs is 0: give a number >= 1\.$"):
+        Recipe(epochs=0, first_phase={"learning_rate": 0.1})
 
 
 @pytest.mark.parametrize("stop", ["first", "between", "second"])
@@ -148,6 +221,6 @@ def test_a_first_phase_is_of_the_same_images_and_network(key):
 
 def test_a_first_phase_has_everything_else_from_the_recipe():
     recipe = Recipe(loss="bce", epochs=3, first_phase={"epochs": 7}, published={"map_total": 0.5})
-    expected = dataclasses.replace(recipe, epochs=7, first_phase={}, published={}, test_split=None)
+    expected = dataclasses.replace(recipe, epochs=7, first_phase=None, published={}, test_split=None)
     assert first_phase_recipe(recipe) == expected
     assert first_phase_recipe(expected) is None

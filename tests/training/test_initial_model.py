@@ -2,9 +2,11 @@ import json
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tiny_runs import tiny_overrides
 
 from modeling_cssfe import CSSFEForImageClassification
+from modeling_cssfe.hub.model_card import render_model_card
 from modeling_cssfe.training import load_recipe, train
 from modeling_cssfe.training.preparation import build_run_model, load_run_data
 
@@ -69,6 +71,21 @@ def test_a_gate_of_another_size_is_refused(tiny_data, tmp_path):
     recipe = load_recipe(None, tiny_overrides(tiny_data, image_size=96, initial_model=tmp_path / "gate", **gate))
     with pytest.raises(ValueError, match=r"of the shape .*give the recipe the image_size that it was trained with"):
         train(recipe, tmp_path / "run", quiet=True)
+
+
+def test_the_same_settings_are_the_same_network_whether_list_or_tuple(tiny_data, tmp_path):
+    own = {"model.image_mean": "[0.5, 0.5, 0.5]", "epochs": 1}
+    train(load_recipe(None, tiny_overrides(tiny_data, **own)), tmp_path / "first", quiet=True)
+    recipe = load_recipe(None, tiny_overrides(tiny_data, **own))
+    assert build_run_model(recipe, load_run_data(recipe, False), tmp_path / "first").config.image_mean == [0.5] * 3
+
+
+def test_the_card_names_an_initial_model_of_the_hub_as_its_base(tiny_run):
+    results = json.loads((tiny_run / "results.json").read_text())
+    config = CSSFEForImageClassification.from_pretrained(tiny_run).config
+    for initial, base in (("user/network", "user/network"), (str(tiny_run), None)):
+        results["recipe"] |= {"initial_model": initial, "backbone_weights": True}
+        assert ModelCard(render_model_card(results, config)).data.base_model == base
 
 
 @pytest.mark.parametrize(
