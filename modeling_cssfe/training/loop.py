@@ -21,6 +21,7 @@ from ..modeling_cssfe import CSSFEForImageClassification
 from .divergence import WHAT_TO_TRY
 from .evaluation import align_labels, compute_scores
 from .interruption import StopWantedError, TrainingInterruptedError
+from .preparation import frozen_layers
 from .probability_curves import group_probabilities
 from .recipe import Recipe
 from .run import Run
@@ -240,6 +241,8 @@ def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
         for module in backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+    for layer in frozen_layers(recipe, model):
+        layer.eval()
 
 
 __all__ = ["SUMMARY", "fit", "judge", "train_epoch"]

@@ -171,7 +171,23 @@ def build_run_model(
         )
     if recipe.freeze_backbone:
         model.cssfe.backbone.requires_grad_(False)
+    for layer in frozen_layers(recipe, model):
+        layer.requires_grad_(False)
     return model
+
+
+def frozen_layers(recipe: Recipe, model: CSSFEForImageClassification) -> list[torch.nn.Module]:
+    """The modules of the backbone that the recipe keeps as they were loaded.
+
+    Raises:
+        ValueError: The backbone has no module of a name.
+    """
+    modules = dict(model.cssfe.backbone.timm_model.named_modules())
+    for name in recipe.frozen_layers:
+        if name not in modules or not name:
+            known = ", ".join(child for child, _ in model.cssfe.backbone.timm_model.named_children())
+            raise ValueError(f"frozen_layers: {recipe.backbone!r} has no module {name!r}; it has {known}, and theirs.")
+    return [modules[name] for name in recipe.frozen_layers]
 
 
 def _check_loss_options(name: str, options: dict[str, Any], data: RunData) -> None:
@@ -296,4 +312,12 @@ def build_run_loaders(
     return loaders
 
 
-__all__ = ["RunData", "build_run_loaders", "build_run_model", "load_run_data", "load_run_splits", "loader_workers"]
+__all__ = [
+    "RunData",
+    "build_run_loaders",
+    "build_run_model",
+    "frozen_layers",
+    "load_run_data",
+    "load_run_splits",
+    "loader_workers",
+]

@@ -115,6 +115,8 @@ class Recipe:
         feature_views: Cached ways of looking at each training image, of which an epoch shows one: as it is, mirrored,
             and random crops with the recipe's augmentation.
         feature_precision: `bf16` or `fp32`, of the maps in the cache.
+        frozen_layers: Modules of the timm backbone that stay as they were loaded, statistics included, while the others
+            learn; for a ResNet, `[conv1, bn1, layer1, layer2]` leaves the last two stages. They cost no backward pass.
         freeze_batch_norm: Keep the backbone's BatchNorm statistics as loaded.
         channels_last: Memory format of images and convolutions.
         compile: Compile the model with `torch.compile`.
@@ -188,6 +190,7 @@ class Recipe:
     cache_features: str | None = None
     feature_views: int = 6
     feature_precision: str = "bf16"
+    frozen_layers: list[str] = field(default_factory=list)
     freeze_batch_norm: bool = False
     channels_last: bool = True
     compile: bool = False
