@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 from tiny_runs import TINY_COUNTS, tiny_overrides, write_parquet
 
@@ -106,6 +107,28 @@ def test_a_frozen_backbone_does_not_change(tiny_data, tmp_path):
     ):
         assert torch.equal(value, other), name
     assert not torch.equal(trained.cssfe.class_activation.weight, fresh.cssfe.class_activation.weight)
+
+
+def test_frozen_layers_do_not_change_and_the_others_do(tiny_data, tmp_path):
+    names = ["conv1", "bn1", "layer1"]
+    settings = tiny_overrides(tiny_data, epochs=1, learning_rate=0.01, frozen_layers=f"[{', '.join(names)}]")
+    still = [*settings, "learning_rate=1e-30", "weight_decay=0", "ema_decay=null", "freeze_batch_norm=true"]
+    train(load_recipe(None, still), tmp_path / "before", quiet=True)
+    train(load_recipe(None, settings), tmp_path / "after", quiet=True)
+    before, after = (load_file(tmp_path / run / "model.safetensors") for run in ("before", "after"))
+    kept = tuple(f"cssfe.backbone.timm_model.{name}." for name in names)
+    assert any(key.startswith(kept) and "running_mean" in key for key in before)
+    for key, value in before.items():
+        if key.startswith(kept):
+            assert torch.equal(after[key], value), key
+        elif key.endswith(("conv1.weight", "running_mean")):
+            assert not torch.equal(after[key], value), key
+
+
+def test_a_frozen_layer_that_is_not_there_is_named(tiny_data, tmp_path):
+    recipe = load_recipe(None, tiny_overrides(tiny_data, frozen_layers="[layer1, layer7]"))
+    with pytest.raises(ValueError, match="frozen_layers: 'test_resnet' has no module 'layer7'; it has conv1, bn1, "):
+        train(recipe, tmp_path / "run", quiet=True)
 
 
 def test_one_update_equals_adam_written_out(tiny_data, tmp_path):
