@@ -128,11 +128,11 @@ def test_weights_that_depend_on_the_size_keep_it_in_both_phases(settings, weight
 
 
 def test_null_is_one_phase_also_over_what_a_recipe_extends(tmp_path):
-    (tmp_path / "one.yaml").write_text("extends: voc07_lt_best\nfirst_phase: null\n")
-    assert load_recipe("voc07_lt_best").first_phase["freeze_backbone"] is True
+    (tmp_path / "one.yaml").write_text("extends: voc07_lt_two_phases\nfirst_phase: null\n")
+    assert load_recipe("voc07_lt_two_phases").first_phase["freeze_backbone"] is True
     assert load_recipe(str(tmp_path / "one.yaml")).first_phase is None
-    assert load_recipe("voc07_lt_best", ["first_phase=null"]).first_phase is None
-    assert load_recipe("voc07_lt_best", ["first_phase.epochs=3"]).first_phase["epochs"] == 3
+    assert load_recipe("voc07_lt_two_phases", ["first_phase=null"]).first_phase is None
+    assert load_recipe("voc07_lt_two_phases", ["first_phase.epochs=3"]).first_phase["epochs"] == 3
     assert load_recipe("lt_digits", ["first_phase.epochs=3"]).first_phase == {"epochs": 3}
 
 
