@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from modeling_cssfe.analysis.ablation_figure import draw_ablation, read_ablation
+from modeling_cssfe.training import Recipe
 
 
 def write_run(folder, ablation, seed, figures, **recipe):
@@ -43,7 +44,7 @@ def test_runs_may_be_told_apart_by_their_label_embeddings(tmp_path):
     rows, notes = read_ablation([first, second], by="label_embeddings")
     assert [row.name for row in rows] == ["voc20_glove", "random"]
     assert rows[0].half_interval("map_tail") is None  # one seed
-    assert notes == ["the rows differ in epochs too: voc20_glove has none, random 3"]
+    assert notes == [f"the rows differ in epochs too: voc20_glove {Recipe().epochs}, random 3"]  # by default
 
 
 def test_a_table_of_trials_is_read_by_the_rows_asked_for(tmp_path):
