@@ -4,12 +4,15 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from test_resume import require_equal_runs
 from tiny_runs import tiny_overrides
 
+from modeling_cssfe.analysis.pair import train_pair
 from modeling_cssfe.cli import main
 from modeling_cssfe.training import engine, load_recipe, train
+from modeling_cssfe.training.grid import plan_grid, run_grid
 from modeling_cssfe.training.interruption import TrainingInterruptedError
 from modeling_cssfe.training.recipe import KEYS_OF_BOTH_PHASES, Recipe, first_phase_recipe
 
@@ -211,6 +214,23 @@ def test_a_dry_run_tries_both_phases(tiny_data, tmp_path, capsys):
 def test_what_is_wrong_with_a_first_phase_is_told(first_phase, message):
     with pytest.raises(ValueError, match=message):
         Recipe(first_phase=first_phase)
+
+
+def test_a_grid_takes_a_run_of_another_first_phase_for_another_run(whole, tiny_data, tmp_path):
+    shutil.copytree(whole, tmp_path / "grid" / "mine" / "seed0")
+    file = tmp_path / "mine.yaml"
+    for epochs, status in ((1, "done"), (2, "failed")):
+        recipe = dataclasses.replace(two_phases(tiny_data), first_phase={**FIRST, "epochs": epochs})
+        file.write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+        outcomes = run_grid(plan_grid([str(file)], [0], tmp_path / "grid"), tmp_path / "grid", quiet=True)
+        assert [outcome.status for outcome in outcomes] == [status]
+    assert "first_phase.epochs (2, was 1)" in outcomes[0].error
+
+
+def test_a_pair_of_networks_refuses_two_phases(tiny_data, tmp_path):
+    with pytest.raises(ValueError, match="more images than the other; set first_phase to null"):
+        train_pair(two_phases(tiny_data), tmp_path / "pair", quiet=True)
+    assert not (tmp_path / "pair").exists()
 
 
 @pytest.mark.parametrize("key", KEYS_OF_BOTH_PHASES)
