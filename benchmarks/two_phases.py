@@ -1,8 +1,8 @@
 """What the second of two phases adds to the first, from the folders of runs that `cssfe train` has left.
 
 Both phases are judged after their last epoch. The second began with what the first saved, its best epoch if it
-validated several. A row a phase and seed goes into the CSV; means and the paired difference, with its 95 % interval, are
-printed.
+validated several. A row a phase and seed goes into the CSV; means and the paired difference, with its 95 % interval,
+are printed.
 """
 
 import argparse
