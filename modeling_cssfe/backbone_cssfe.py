@@ -19,6 +19,8 @@ from torch import nn
 from transformers.utils import cached_file
 
 
+_PREFIX_IN_A_MODEL = "cssfe.backbone.timm_model."
+
 def build_timm_model(
     name: str,
     image_size: tuple[int, int],
@@ -280,14 +282,14 @@ def find_pretrained_file(name: str) -> str:
 
 
 def load_backbone_weights(backbone: CSSFEBackbone, path: str | os.PathLike) -> None:
-    """Load a timm-named safetensors file into a backbone, in place.
+    """Load a safetensors file into a backbone, in place: timm's names, or a whole CSSFE model, of which the rest is left.
 
     Position tables of another image size are resampled, and a classification head is dropped, by timm's own rules.
     Half-precision files are cast to the backbone's dtype.
 
     Args:
         backbone: The backbone to fill.
-        path: A `.safetensors` file with timm's parameter names.
+        path: A `.safetensors` file with timm's parameter names, or that of a trained `CSSFEForImageClassification`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -302,6 +304,13 @@ def load_backbone_weights(backbone: CSSFEBackbone, path: str | os.PathLike) -> N
         state = timm.models.load_state_dict(path)
     except Exception as error:  # safetensors raises its own untyped error
         raise ValueError(f"backbone weights {path!r} cannot be read: {str(error).splitlines()[0]}") from error
+    # A trained model gives its backbone alone, so its classes and its head may be others.
+    if any(key.startswith(_PREFIX_IN_A_MODEL) for key in state):
+        state = {
+            key.removeprefix(_PREFIX_IN_A_MODEL): value
+            for key, value in state.items()
+            if key.startswith(_PREFIX_IN_A_MODEL)
+        }
     model = backbone.timm_model
     pretrained_cfg = getattr(model, "pretrained_cfg", {})
     heads = pretrained_cfg.get("classifier") or ()

@@ -383,7 +383,8 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             label_names: Class names, length C.
             class_counts: Training images of each class, length C.
             backbone_weights: `True` for timm's pretrained weights (from the Hub, safetensors only), a local
-                `.safetensors` file with timm's names, or `False` for random weights.
+                `.safetensors` file with timm's names or of a trained model of this class, whose backbone is taken and
+                whose head and classes are left, or `False` for random weights.
             label_embeddings: A `(C, T)` tensor, a `.safetensors` file (aligned by name if it holds names), the name or
                 folder of a text encoder (CLIP, SigLIP, a sentence encoder, BERT, ...), `"open_clip:NAME/TAG"`, a file
                 of word vectors, or `"random"`. Not used by net0.

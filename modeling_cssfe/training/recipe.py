@@ -72,7 +72,8 @@ class Recipe:
         model: Further fields of `CSSFEConfig`, for example `{hidden_size: 256}`.
         backbone: timm architecture.
         backbone_kwargs: Further arguments of `timm.create_model`.
-        backbone_weights: `true` (timm's, from the Hub), a local `.safetensors` file, or `false`.
+        backbone_weights: `true` (timm's, from the Hub), a local `.safetensors` file with timm's names or of a trained
+            model, which gives its backbone, whatever its classes and head are, or `false`.
         label_embeddings: Text encoder by name or folder, word vectors, `.safetensors` file, or `random`.
         class_activation_init: First weights of the layer that makes the maps: `random`; `discriminant`, the shrunken
             linear discriminant of the training images' features, in closed form; or `discriminant_and_classifier`,

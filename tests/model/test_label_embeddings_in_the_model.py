@@ -231,6 +231,28 @@ def test_backbone_weights_from_a_file_arrive_to_the_bit_and_the_head_is_left_alo
     assert not loaded
 
 
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_a_trained_model_gives_its_backbone_whatever_its_classes_and_head_are(ablation, tmp_path):
+    torch.manual_seed(3)
+    trained = CSSFEForImageClassification(small_config(ablation="net0", num_labels=5))
+    trained.save_pretrained(tmp_path)
+    torch.manual_seed(4)
+    arguments = {**SMALL_BACKBONE, "image_size": 64, "label_names": ["a", "b"], "ablation": ablation}
+    model = CSSFEForImageClassification.from_backbone(
+        **arguments, backbone_weights=tmp_path / "model.safetensors", label_embeddings=torch.randn(2, 7)
+    )
+    assert model.num_labels == 2
+    taken, given = model.cssfe.backbone.state_dict(), trained.cssfe.backbone.state_dict()
+    assert taken.keys() == given.keys()
+    assert all(torch.equal(taken[name], tensor) for name, tensor in given.items())
+    with pytest.raises(ValueError, match="do not fit 'resnet18': the file lacks"):
+        CSSFEForImageClassification.from_backbone(
+            **{**arguments, "backbone": "resnet18", "backbone_kwargs": None},
+            backbone_weights=tmp_path / "model.safetensors",
+            label_embeddings=torch.randn(2, 7),
+        )
+
+
 def test_half_precision_backbone_weights_are_cast(tmp_path):
     import timm
     from safetensors.torch import save_file

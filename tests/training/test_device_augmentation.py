@@ -137,12 +137,12 @@ def test_what_is_drawn_keeps_to_its_ranges(scale):
         assert area.mean() == pytest.approx(0.65, abs=0.06)
 
 
-def test_images_are_resized_so_that_the_smallest_crop_keeps_the_resolution():
-    transform = DeviceAugmentationInput(64, crop_scale=(0.25, 1.0))
+def test_images_are_resized_so_that_a_crop_of_mean_area_keeps_the_resolution():
+    transform = DeviceAugmentationInput(96, crop_scale=(0.125, 1.0))
     item = transform(torch.randint(0, 256, (3, 50, 90), dtype=torch.uint8))
     assert item["pixel_values"].shape == (3, 128, 128)
     assert item["pixel_values"].dtype == torch.uint8
-    assert math.sqrt(0.25) * 128 == 64
+    assert math.sqrt((0.125 + 1) / 2) * 128 == 96
 
 
 def test_a_batch_is_augmented_alike_with_any_number_of_workers_and_anew_each_epoch(tiny_data):
