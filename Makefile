@@ -22,7 +22,7 @@ install: $(BIN)/.installed ## Make .venv with the package and its test tools
 
 quickstart: $(BIN)/.installed ## Train Net-0 and CSSFE on LT-Digits, compare them, predict and explain (minutes on 2 cores)
 	$(BIN)/cssfe train --recipe lt_digits_net0 --output_dir $(OUT)/net0
-	$(BIN)/cssfe train --recipe lt_digits --output_dir $(OUT)/cssfe
+	$(BIN)/cssfe train --recipe lt_digits_frozen --backbone_weights $(OUT)/net0/model.safetensors --output_dir $(OUT)/cssfe
 	$(BIN)/python data_scripts/export_images.py lt_digits --split test --indices 0 --output_dir $(OUT)/images
 	$(BIN)/cssfe predict $(OUT)/cssfe $(OUT)/images/0000.png
 	$(BIN)/cssfe explain $(OUT)/cssfe $(OUT)/images/0000.png --output $(OUT)/explanation.png
