@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 
 _PREFIX_IN_A_MODEL = "cssfe.backbone.timm_model."
 
+
 def build_timm_model(
     name: str,
     image_size: tuple[int, int],
@@ -282,7 +283,7 @@ def find_pretrained_file(name: str) -> str:
 
 
 def load_backbone_weights(backbone: CSSFEBackbone, path: str | os.PathLike) -> None:
-    """Load a safetensors file into a backbone, in place: timm's names, or a whole CSSFE model, of which the rest is left.
+    """Load a safetensors file into a backbone, in place.
 
     Position tables of another image size are resampled, and a classification head is dropped, by timm's own rules.
     Half-precision files are cast to the backbone's dtype.

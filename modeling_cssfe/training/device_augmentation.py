@@ -62,9 +62,8 @@ class DeviceAugmentationInput:
         color_jitter: float = 0.0,
         random_erasing: float = 0.0,
     ):
-        # Larger crops are then reduced by so little that nothing aliases, unlike the whole images of evaluation that are
-        # reduced with antialiasing. At the size where the smallest crop keeps its resolution they are reduced by up to
-        # 1 / sqrt(crop_scale[0]), and fine-tuning over a trained head gained .2 points less (docs/accuracy.md).
+        # Larger crops are then reduced by so little that hardly anything aliases: evaluation reduces with antialiasing.
+        # Where the smallest crop kept its resolution, fine-tuning over a trained head gained less (docs/accuracy.md).
         width, height = training_draft_size(image_size, (sum(crop_scale) / 2, 1.0))
         self.size = [height, width]
         self.crop_scale = tuple(crop_scale)
@@ -165,7 +164,8 @@ class DeviceAugmentation:
         """Return `(B, 3, height, width)` float32 pixel values of a batch of `DeviceAugmentationInput`s.
 
         Crops are resampled bilinearly, without antialiasing: they are reduced by 1 / sqrt(mean `crop_scale`) at most,
-        at the whole image, and small ones are enlarged. What lies within half a pixel of the image's edge repeats the edge.
+        at the whole image, and small ones are enlarged. What lies within half a pixel of the image's edge repeats the
+        edge.
         """
         pixels = batch["pixel_values"].to(self.mean.dtype).div_(255)
         values = {

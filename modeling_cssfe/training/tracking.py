@@ -3,12 +3,13 @@
 
 Both write to this machine only. TensorBoard's files lie in the run's folder, under `tensorboard/`; trackio keeps its
 data base in its own folder (`TRACKIO_DIR`), where `trackio show` finds it, in the project `cssfe`, under the name of
-the run's folder.
+the run's folder (of a grid's run: `RECIPE/seed0`).
 """
 
 import difflib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,33 @@ def start_trackers(
     """
     if not trackers:
         return
-    folder = Path(output_dir).resolve()
-    name = f"{folder.parent.name}/{folder.name}" if folder.name == FIRST_PHASE else folder.name
     accelerator.init_trackers(
         _PROJECT,
         init_kwargs={
             "tensorboard": {"purge_step": first_step} if first_step > 1 else {},
             # A run that is resumed goes on under its name.
-            "trackio": {"name": name, "resume": "allow", "embed": False, "auto_log_gpu": False, "auto_log_cpu": False},
+            "trackio": {
+                "name": run_name(output_dir),
+                "resume": "allow",
+                "embed": False,
+                "auto_log_gpu": False,
+                "auto_log_cpu": False,
+            },
         },
     )
+
+
+def run_name(output_dir: str | os.PathLike) -> str:
+    """Name of a run: its folder's, after the folders that tell it from others where it is a grid's or a first phase.
+
+    >>> run_name("runs/grid/lt_voc_net3/seed0/first_phase")
+    'lt_voc_net3/seed0/first_phase'
+    """
+    parts = Path(output_dir).resolve().parts
+    first = len(parts) - 1
+    while first > 1 and (parts[first] == FIRST_PHASE or re.fullmatch(r"seed\d+", parts[first])):
+        first -= 1
+    return "/".join(parts[first:])
 
 
 def flat_numbers(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -104,4 +122,4 @@ def flat_numbers(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float]
     return numbers
 
 
-__all__ = ["TRACKERS", "flat_numbers", "start_trackers", "tracker_options", "tracker_problems"]
+__all__ = ["TRACKERS", "flat_numbers", "run_name", "start_trackers", "tracker_options", "tracker_problems"]

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import tiny_overrides
 
 from modeling_cssfe.training import load_recipe, train
-from modeling_cssfe.training.tracking import flat_numbers, tracker_options
+from modeling_cssfe.training.tracking import flat_numbers, run_name, tracker_options
 
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +59,18 @@ def test_tensorboard_has_what_the_log_has(tiny_data, tmp_path):
         assert found == [(3 * epoch, pytest.approx(value, rel=1e-6)) for epoch, value in enumerate(values, start=1)]
     steps = [event.step for event in events.Scalars("step/loss")]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_runs_that_lie_beside_each_other_have_names_of_their_own():
+    names = {
+        "runs/mine": "mine",
+        "runs/mine/first_phase": "mine/first_phase",
+        "grid/lt_voc_net0/seed0": "lt_voc_net0/seed0",
+        "grid/lt_voc_net3/seed0": "lt_voc_net3/seed0",
+        "grid/lt_voc_net3/seed12/first_phase": "lt_voc_net3/seed12/first_phase",
+        "seed": "seed",
+    }
+    assert {folder: run_name(folder) for folder in names} == names
 
 
 @pytest.mark.slow  # a real process, because trackio reads the name of its folder when it is imported
