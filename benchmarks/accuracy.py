@@ -44,18 +44,19 @@ DEFAULTS = {
     "ema": 0.0,
     "label_smoothing": 0.0,
     "class_activation_init": "random",
+    "first_look": None,  # views that it looks at; the trial's by default, as the first series had it
     "variant": None,
     "config": {},
 }
 
 
 def first_look(trial: dict, views: dict, stage, classifier) -> DiscriminantStatistics | None:
-    """What the first maps in closed form follow from, over all views that the trial trains on."""
+    """What the first maps in closed form follow from."""
     if trial["class_activation_init"] == "random":
         return None
     known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
     statistics = None
-    for view in trial["views"]:
+    for view in trial["first_look"] or trial["views"]:
         features, labels = views[view]["features"], views[view]["labels"]
         for rows in torch.arange(len(labels)).split(64):
             maps = features[rows]
@@ -194,7 +195,7 @@ def main() -> None:
                 continue
             trial = {**DEFAULTS, **(trials[name] or {})}
             started = time.perf_counter()
-            key = (trial["class_activation_init"], *trial["views"])
+            key = (trial["class_activation_init"], *(trial["first_look"] or trial["views"]))
             if key not in looks:
                 looks[key] = first_look(trial, views, stage, classifier)
             head = train_head(trial, seed, views, data, embeddings, stage, looks[key])

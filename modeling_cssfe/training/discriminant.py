@@ -258,16 +258,16 @@ def _collect(
 def first_look(
     recipe: Recipe, processor: CSSFEImageProcessor, data: RunData, train_loader: Any
 ) -> Iterable[dict[str, torch.Tensor]]:
-    """Batches of the training images as they are, without augmentation; of all views where features are cached."""
+    """Batches of the training images as they are, whole: a crop may have lost what its labels name.
+
+    On photographs in the shape of LT-VOC five views more, four of them crops, cost the discriminant .4 points and 1.1 on
+    the tail.
+    """
     images = getattr(train_loader, "dataset", None)
     if isinstance(images, FeatureDataset):
-        return (
-            {"pixel_values": maps, "labels": labels}
-            for view in images.views
-            for maps, labels in zip(
-                view.split(2 * recipe.batch_size), images.labels.split(2 * recipe.batch_size), strict=True
-            )
-        )
+        plain = images.views[0].split(2 * recipe.batch_size)
+        labels = images.labels.split(2 * recipe.batch_size)
+        return ({"pixel_values": maps, "labels": rows} for maps, rows in zip(plain, labels, strict=True))
     return build_data_loader(
         data.splits[recipe.train_split],
         EvaluationTransform(processor),

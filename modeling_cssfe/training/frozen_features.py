@@ -34,7 +34,7 @@ class FeatureDataset(Dataset):
 
     Args:
         dataset: The images, for their labels.
-        maps: `(N, D, H, W)` maps of each view.
+        maps: `(N, D, H, W)` maps of each view, the images as they are first.
         seed: Of the choice of views, >= 0.
     """
 
