@@ -11,7 +11,7 @@ from tiny_runs import tiny_overrides
 
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.data import decode_image, label_matrix, load_images
-from modeling_cssfe.training import loop, load_recipe, train
+from modeling_cssfe.training import load_recipe, loop, train
 from modeling_cssfe.training.discriminant import DiscriminantStatistics, initialize_class_activation, tell_apart
 from modeling_cssfe.training.environment import build_accelerator
 from modeling_cssfe.training.pretrained_classifier import PretrainedClassifier, load_pretrained_classifier
