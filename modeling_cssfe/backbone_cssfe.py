@@ -64,7 +64,7 @@ def build_timm_model(
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"backbone {name!r} cannot be built for {image_size[0]}x{image_size[1]} px with backbone_kwargs="
-            f"{backbone_kwargs}: {reason}; change image_size or backbone_kwargs."
+            f"{backbone_kwargs}: {reason}; change image_size or backbone_kwargs (img_size, where it takes one)."
         ) from error
     if stride_in_first_convolution:
         _move_strides(model, name)

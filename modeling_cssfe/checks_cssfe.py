@@ -30,13 +30,19 @@ def _problems_of_choices(config: Any) -> list[str]:
             problems.append(f"unknown {field} {value!r}: choose one of {', '.join(values)}")
     if config.problem_type != "multi_label_classification":
         problems.append(f"problem_type is {config.problem_type!r}: only 'multi_label_classification' exists here")
+    loading = sorted({"pretrained", "checkpoint_path", "cache_dir"} & (config.backbone_kwargs or {}).keys())
+    if loading:
+        problems.append(
+            f"backbone_kwargs has {loading[0]!r}: a configuration loads nothing; give weights to from_backbone as "
+            "backbone_weights"
+        )
     return problems
 
 
 def _problems_of_numbers(config: Any) -> list[str]:
     problems = []
-    sizes = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size]
-    if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
+    sizes = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+    if len(sizes) != 2 or any(size < 1 for size in sizes):
         problems.append(f"image_size is {config.image_size!r}: give a number of pixels or [height, width]")
     positive = ["num_channels", "label_embedding_dim", "feature_size", "hidden_size", "attention_size"]
     positive += ["num_attention_heads", "attention_head_dim", "intermediate_size", "num_samples"]

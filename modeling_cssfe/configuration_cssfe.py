@@ -57,6 +57,13 @@ def _whole_numbers(values: Any) -> list[int] | None:
     return whole
 
 
+def _asl_options(preset: str) -> dict[str, float] | None:
+    """Options of ASL as a preset has them; `None` if there is no such preset."""
+    if preset not in PRESETS:
+        return None
+    return {"gamma_pos": 0.0, "gamma_neg": 4.0, "margin": PRESETS[preset]["asl_margin"]}
+
+
 @strict
 class CSSFEConfig(PreTrainedConfig):
     r"""Configuration of a CSSFE model.
@@ -222,6 +229,11 @@ class CSSFEConfig(PreTrainedConfig):
             given: dict | None = self.id2label  # type: ignore[has-type]
             if given is not None and [given[key] for key in sorted(given, key=int)] != label_names:
                 problems.append("label_names and id2label name different classes: give one of them")
+            if kwargs.get("num_labels", len(label_names)) != len(label_names):
+                problems.append(
+                    f"num_labels is {kwargs.pop('num_labels')}, but label_names has {len(label_names)} names: give one "
+                    "of them"
+                )
             self.id2label = dict(enumerate(label_names))
         elif self.id2label is None and self.class_counts is not None:
             kwargs.setdefault("num_labels", len(self.class_counts))
@@ -233,7 +245,7 @@ class CSSFEConfig(PreTrainedConfig):
                 if field != "asl_margin" and getattr(self, field) is None:
                     setattr(self, field, value)
             if self.loss == "asl" and self.loss_kwargs is None:
-                self.loss_kwargs = {"gamma_pos": 0.0, "gamma_neg": 4.0, "margin": PRESETS[self.preset]["asl_margin"]}
+                self.loss_kwargs = _asl_options(self.preset)
         super().__post_init__(**kwargs)
         self._raise_if(problems + find_problems(self))
 
@@ -242,8 +254,8 @@ class CSSFEConfig(PreTrainedConfig):
         """Build a configuration from a saved one, with fields given by name in the place of saved ones.
 
         What a new value puts out of date does not stay: with another number of classes the saved names, counts,
-        thresholds and calibration, with another loss its options, with another preset the fields that the saved one had
-        set. `from_pretrained` comes this way.
+        thresholds and calibration, with another loss its options, with another preset all fields that presets set (a
+        warning names those that had values of their own). `from_pretrained` comes this way.
 
         Raises:
             ValueError: With every problem of the configuration in one message.
@@ -266,9 +278,15 @@ class CSSFEConfig(PreTrainedConfig):
                 saved.pop(key, None)
         preset = PRESETS.get(saved.get("preset", "corrected"), {})
         if given.get("preset", saved.get("preset")) != saved.get("preset"):
+            own = [key for key, value in preset.items() if saved.get(key, value) != value and key not in given]
+            if own:
+                logger.warning(
+                    f"The preset {given['preset']!r} sets {', '.join(own)}, which the saved configuration had of its "
+                    "own; give what is to stay as well."
+                )
             for key in preset:
                 saved.pop(key, None)
-            if (saved.get("loss_kwargs") or {}).get("margin") == preset.get("asl_margin"):
+            if saved.get("loss_kwargs") == _asl_options(saved.get("preset", "corrected")):
                 saved.pop("loss_kwargs", None)
         if given.get("loss", saved.get("loss")) != saved.get("loss"):
             saved.pop("loss_kwargs", None)

@@ -6,6 +6,19 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 
+def _to_rgb(image):
+    # Pillow opens 16-bit PPM, and in older versions 16-bit PNG, as 32-bit integers.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        page = layer.copy()
+        page.paste((255, 255, 255, 255), (0, 0, *layer.size))
+        page.alpha_composite(layer)
+        return page.convert("RGB")
+    return image.convert("RGB")
+
+
 class CSSFEImageProcessor(TorchvisionBackend):
     r"""Prepares images for CSSFE and turns its logits into labels.
 
@@ -30,7 +43,17 @@ class CSSFEImageProcessor(TorchvisionBackend):
             size={"height": height, "width": width},
             image_mean=list(config.image_mean),
             image_std=list(config.image_std),
+            do_convert_rgb=config.num_channels == 3,
         )
+
+    def process_image(self, image, do_convert_rgb: bool | None = None, *args, **kwargs) -> torch.Tensor:
+        """Bring one image to `(channels, height, width)`, Pillow's by the rules by which training decodes files.
+
+        Of 16 bits the upper 8 are taken, where Pillow would cut off at 255, and transparent images lie on white.
+        """
+        if do_convert_rgb and hasattr(image, "has_transparency_data"):  # Pillow's
+            image = _to_rgb(image)
+        return super().process_image(image, do_convert_rgb, *args, **kwargs)
 
     def post_process_multi_label_classification(
         self, outputs, thresholds=None, label_names: list[str] | None = None, calibration=None

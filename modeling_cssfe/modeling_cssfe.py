@@ -197,10 +197,12 @@ class CSSFEPreTrainedModel(PreTrainedModel):
             classes = {"AutoModel": CSSFEModel, "AutoModelForImageClassification": CSSFEForImageClassification}
             names = {auto: f"modeling_cssfe.{model.__name__}" for auto, model in classes.items()}
             self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | names
-        super().save_pretrained(save_directory, *args, **kwargs)
         is_main_process = args[0] if args else kwargs.get("is_main_process", True)
-        if is_main_process and not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
+        # Before the weights, after which push_to_hub sends what lies in the folder.
+        wanted = is_main_process and not os.path.isfile(save_directory)
+        if wanted and not os.path.exists(os.path.join(save_directory, "preprocessor_config.json")):
             CSSFEImageProcessor.from_model_config(self.config).save_pretrained(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 def _random_label_embeddings(config: CSSFEConfig) -> torch.Tensor:

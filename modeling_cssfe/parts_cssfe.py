@@ -21,7 +21,9 @@ def name_unknown(kind: str, name: str, known: list[str]) -> str:
 
 def _package_module(name: str, purpose: str):
     """A module of the installed package, which a copy of this file next to saved weights may have to do without."""
-    if importlib.util.find_spec("modeling_cssfe") is None:
+    found = importlib.util.find_spec("modeling_cssfe")
+    # A script that lies beside saved weights finds their modeling_cssfe.py, which is no package.
+    if found is None or found.submodule_search_locations is None:
         raise ValueError(f"{purpose} needs the whole package; run `pip install cssfe`.")
     return importlib.import_module(f"modeling_cssfe.{name}")
 
@@ -42,13 +44,16 @@ def build_loss_of(config: CSSFEConfig) -> nn.Module:
             raise ValueError(f"loss_kwargs {options} do not fit the loss {config.loss!r}: {error}.") from error
     losses = _package_module("losses", f"the loss {config.loss!r} (only asl and bce travel with a saved model)")
     statistics = {"class_counts": config.class_counts, "num_samples": config.num_samples}
-    for statistic in losses.get_loss_entry(config.loss).needs:
+    entry = losses.get_loss_entry(config.loss)
+    # A loss that treats groups differently means those of the model, unless its own options say otherwise.
+    groups = {name: getattr(config, name) for name in ("head_min", "tail_max") if name in entry.defaults}
+    for statistic in entry.needs:
         if statistics[statistic] is None and statistic not in options:
             raise ValueError(
                 f"the loss {config.loss!r} needs {statistic} of the training images: give it to CSSFEConfig or "
                 "from_backbone."
             )
-    return losses.build_loss(config.loss, **(statistics | options))
+    return losses.build_loss(config.loss, **(statistics | groups | options))
 
 
 def resolve_label_embeddings(source, config: CSSFEConfig, seed: int) -> tuple[torch.Tensor, dict]:

@@ -2,7 +2,8 @@
 """Pillow images to model input: random augmentation for training, the model's own image processor for everything else.
 
 Evaluation, prediction and pipelines all go through the image processor that is saved beside the model, so that they
-agree to the last bit; only training has transforms of its own.
+agree to the last bit (but for transparent and 16-bit images, which pipelines convert before: docs/predict.md); only
+training has transforms of its own.
 """
 
 import difflib

@@ -198,6 +198,10 @@ def test_all_problems_are_reported_in_one_error():
         ({"label_dropout": -0.1}, ["label_dropout is -0.1"]),
         ({"num_samples": 0}, ["num_samples is 0"]),
         ({"image_size": 0}, ["image_size is 0"]),
+        ({"image_size": [448]}, ["image_size is [448]", "[height, width]"]),
+        ({"label_names": ["a", "b"], "num_labels": 5}, ["num_labels is 5", "2 names"]),
+        ({"backbone_kwargs": {"pretrained": True}}, ["backbone_kwargs has 'pretrained'", "backbone_weights"]),
+        ({"backbone_kwargs": {"checkpoint_path": "x.pth"}}, ["backbone_kwargs has 'checkpoint_path'"]),
     ],
     ids=str,
 )

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from modeling_cssfe import CSSFEConfig, CSSFEImageProcessor
+from modeling_cssfe.data import decode_image
 from modeling_cssfe.modeling_cssfe import CSSFEImageClassifierOutput
 
 
@@ -54,6 +55,36 @@ def test_the_whole_image_is_kept_whatever_its_aspect_ratio():
     assert row[0] > 0.9
     assert row[-1] > 0.9
     assert row[20] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("16 bits", [[0, 1], [128, 255]]), ("transparent", [[255, 255], [128, 128]])]
+)
+def test_sixteen_bits_and_transparency_become_what_training_decodes(kind, expected, tmp_path):
+    if kind == "16 bits":
+        image = Image.fromarray(np.array([[255, 256], [128 * 256 + 255, 65535]], dtype=np.uint16))
+    else:
+        pixels = np.full((2, 2, 4), 128, dtype=np.uint8)
+        pixels[0, :, 3], pixels[1, :, 3] = 0, 255
+        image = Image.fromarray(pixels, "RGBA")
+    image.save(tmp_path / "image.png")
+    processor = CSSFEImageProcessor(size={"height": 2, "width": 2}, do_normalize=False)
+    with Image.open(tmp_path / "image.png") as opened:
+        actual = processor(opened, return_tensors="pt")["pixel_values"]
+    wanted = torch.tensor(expected).expand(1, 3, 2, 2) / 255
+    torch.testing.assert_close(actual, wanted)
+    decoded = decode_image(tmp_path / "image.png")
+    assert torch.equal(processor(decoded, return_tensors="pt")["pixel_values"], actual)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGBA", 4)])
+def test_images_keep_the_channels_that_a_model_was_made_for(mode, channels):
+    statistics = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels}
+    config = CSSFEConfig(num_channels=channels, image_size=12, **statistics)
+    image = picture(12, 12).convert(mode)
+    actual = CSSFEImageProcessor.from_model_config(config)(image, return_tensors="pt")["pixel_values"]
+    wanted = torch.from_numpy(np.array(image, dtype=np.float32).reshape(12, 12, channels)).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(actual[0], wanted)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])

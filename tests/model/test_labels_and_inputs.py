@@ -1,6 +1,8 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Labels of any dtype, unknown labels, batch size 1, other image sizes, and inputs of the wrong shape."""
 
+import importlib.machinery
+import importlib.util
 import math
 
 import pytest
@@ -239,3 +241,20 @@ def test_options_that_a_loss_does_not_take_are_refused_by_name():
     with pytest.raises(ValueError, match=r"loss_kwargs \{'gama': 2\} do not fit the loss 'bce'") as caught:
         model(images_for(model), labels=torch.zeros(2, 5))
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_of_groups_takes_those_of_the_configuration_unless_its_options_say_otherwise():
+    settings = {"num_labels": 4, "class_counts": [60, 30, 12, 8], "num_samples": 80, "loss": "pg"}
+    model = small_model(**settings, head_min=50, tail_max=10)
+    assert model.loss_function.groups.tolist() == [0, 1, 1, 2]
+    assert model.config.groups == ["head", "medium", "medium", "tail"]
+    options = {"head_min": 20, "tail_max": 10}
+    model = small_model(**settings, head_min=50, tail_max=10, loss_kwargs=options)
+    assert model.loss_function.groups.tolist() == [0, 0, 1, 2]
+
+
+def test_a_module_beside_saved_weights_is_not_taken_for_the_package(monkeypatch):
+    spec = importlib.machinery.ModuleSpec("modeling_cssfe", None, origin="modeling_cssfe.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(ValueError, match="needs the whole package; run `pip install cssfe`"):
+        small_model(loss="db", num_samples=600).loss_function  # noqa: B018

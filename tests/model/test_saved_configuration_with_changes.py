@@ -64,7 +64,7 @@ def test_another_loss_drops_the_saved_ones_options(saved):
     assert config.loss_kwargs == {"gamma": 1.0}
 
 
-def test_another_preset_sets_its_fields_and_a_field_given_beside_it_wins(saved):
+def test_another_preset_sets_its_fields_and_a_field_given_beside_it_wins(saved, caplog):
     config = CSSFEConfig.from_pretrained(saved, preset="released", map_gate=False)
     fresh = CSSFEConfig(preset="released")
     assert (config.mask_mode, config.classifier, config.hidden_size) == (
@@ -73,6 +73,8 @@ def test_another_preset_sets_its_fields_and_a_field_given_beside_it_wins(saved):
         fresh.hidden_size,
     )
     assert config.map_gate is False
+    assert "hidden_size" in caplog.text
+    assert "map_gate" not in caplog.text
     paper = CSSFEConfig.from_pretrained(saved, preset="paper")
     assert paper.loss_kwargs["margin"] == 0.0
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedModel
 
 from modeling_cssfe import (
     CSSFEConfig,
@@ -72,6 +72,17 @@ def test_loading_never_touches_timms_or_clips_weights(tmp_path, no_network, monk
     monkeypatch.setattr("modeling_cssfe.modeling_cssfe.find_pretrained_file", refuse)
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
     CSSFEForImageClassification.from_pretrained(tmp_path)
+
+
+def test_the_image_processor_is_there_before_anything_is_sent_to_the_hub(tmp_path, monkeypatch):
+    sent = []
+
+    def save(self, directory, *args, **kwargs):
+        sent.append({file.name for file in tmp_path.iterdir()})
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", save)
+    small_model().save_pretrained(tmp_path, push_to_hub=True)
+    assert "preprocessor_config.json" in sent[0]
 
 
 def test_building_from_a_configuration_makes_no_network_call(no_network):
