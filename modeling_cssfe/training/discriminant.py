@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
@@ -200,59 +199,24 @@ def initialize_class_activation(
     Raises:
         ValueError: A class is present in no image or in all.
     """
-    statistics = _collect(model, model, batches, accelerator, progress, classifier)
-    model.set_class_activation(*statistics.solve())
-    if model.discriminant is not None:
-        model.set_discriminant(*statistics.solve_apart(model.cssfe.label_embeddings))
-
-
-def renew_discriminant(
-    model: CSSFEForImageClassification,
-    prepared: nn.Module,
-    batches: Iterable[dict[str, torch.Tensor]],
-    accelerator: Accelerator,
-    progress: bool = False,
-    classifier: PretrainedClassifier | None = None,
-) -> None:
-    """Set the discriminant anew from the features that a trained backbone has now; the trained layers stay.
-
-    Args:
-        model: It has a `discriminant`.
-        prepared: The model as the accelerator wraps it, or itself.
-        batches: As for `initialize_class_activation`.
-        accelerator: Its device and precision.
-        progress: Show a progress bar.
-        classifier: As for `DiscriminantStatistics`.
-    """
-    statistics = _collect(model, prepared, batches, accelerator, progress, classifier)
-    model.set_discriminant(*statistics.solve_apart(model.cssfe.label_embeddings))
-
-
-@torch.no_grad()
-def _collect(
-    model: CSSFEForImageClassification,
-    prepared: nn.Module,
-    batches: Iterable[dict[str, torch.Tensor]],
-    accelerator: Accelerator,
-    progress: bool,
-    classifier: PretrainedClassifier | None,
-) -> DiscriminantStatistics:
     classes, width = model.cssfe.class_activation.weight.shape[:2]
     statistics = DiscriminantStatistics(width, classes, accelerator.device, classifier)
-    training = prepared.training
-    prepared.eval()
+    training = model.training
+    model.eval()
     inputs: list[torch.Tensor] = []
     # What the layer is given is what the discriminant is of, whatever stands between it and the backbone.
     hook = model.cssfe.class_activation.register_forward_pre_hook(lambda module, arguments: inputs.extend(arguments))
     try:
-        for batch in tqdm(batches, desc="discriminant", leave=False, disable=not progress):
+        for batch in tqdm(batches, desc="first maps", leave=False, disable=not progress):
             with accelerator.autocast():
-                prepared(pixel_values=batch["pixel_values"].to(accelerator.device))
+                model(batch["pixel_values"].to(accelerator.device))
             statistics.update(inputs.pop().float().mean(dim=(2, 3)), batch["labels"])
     finally:
         hook.remove()
-        prepared.train(training)
-    return statistics
+        model.train(training)
+    model.set_class_activation(*statistics.solve())
+    if model.discriminant is not None:
+        model.set_discriminant(*statistics.solve_apart(model.cssfe.label_embeddings))
 
 
 def first_look(
@@ -293,6 +257,5 @@ __all__ = [
     "initialize_class_activation",
     "likeness",
     "recipe_classifier",
-    "renew_discriminant",
     "tell_apart",
 ]

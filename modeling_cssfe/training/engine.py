@@ -212,8 +212,6 @@ def _train(
         "data_fingerprint": data.fingerprint,
         "recipe": resolved,
     }
-    if "discriminant_renewed" in best:
-        results["discriminant_renewed"] = best["discriminant_renewed"]
     if first is not None:
         results["first_phase"] = {key: first[key] for key in (*SUMMARY, "best_epoch", "wall_time_seconds")}
     for observer in run.observers:

@@ -16,10 +16,8 @@ from accelerate.utils import broadcast
 from torch import nn
 
 from ..data import label_names_of
-from ..image_processing_cssfe import CSSFEImageProcessor
 from ..metrics import long_tail_map
 from ..modeling_cssfe import CSSFEForImageClassification
-from .discriminant import first_look, recipe_classifier, renew_discriminant
 from .divergence import WHAT_TO_TRY
 from .evaluation import align_labels, compute_scores
 from .interruption import StopWantedError, TrainingInterruptedError
@@ -67,14 +65,12 @@ def fit(run: Run) -> None:
             run.save_checkpoint()
         _stop_if_wanted(run)
     load_full_state(run.model, run.best["state"])
-    try:
-        if _discriminant_is_outdated(run):
-            _renew_discriminant(run)
-        if recipe.test_split in run.loaders:
+    if recipe.test_split in run.loaders:
+        try:
             run.best["test"] = judge(run, run.prepared, recipe.test_split)
-    except StopWantedError:
-        # The model holds the best weights by now: the checkpoint of the last epoch is where to go on.
-        raise _interrupted(run) from None
+        except StopWantedError:
+            # The model holds the best weights by now: the checkpoint of the last epoch is where to go on.
+            raise _interrupted(run) from None
 
 
 def train_epoch(run: Run) -> dict[str, Any]:
@@ -204,57 +200,11 @@ def _validate(run: Run) -> dict[str, Any]:
     result = judge(run, judged, run.recipe.validation_split)
     score = -1.0 if result["map_total"] is None else result["map_total"]
     if run.best["epoch"] is None or score > run.best["score"]:
-        _keep(
-            run,
-            run.average.module if run.average is not None else run.model,
-            epoch=run.epoch,
-            score=score,
-            result=result,
-        )
+        state = full_state(run.average.module if run.average is not None else run.model)
+        run.best.update(epoch=run.epoch, score=score, validation=result, state=state)
+        if run.accelerator.is_main_process:
+            run.folder.save_files(partial(run.model.save_pretrained, state_dict=dict(state)), "checkpoints/best")
     return {key: result[key] for key in SUMMARY} | {"validation_probabilities": result["probabilities"]}
-
-
-def _keep(run: Run, model: nn.Module, epoch: int, score: float, result: dict[str, Any]) -> None:
-    """Keep weights as the best so far."""
-    state = full_state(model)
-    run.best.update(epoch=epoch, score=score, validation=result, state=state)
-    if run.accelerator.is_main_process:
-        run.folder.save_files(partial(run.model.save_pretrained, state_dict=dict(state)), "checkpoints/best")
-
-
-def _discriminant_is_outdated(run: Run) -> bool:
-    """Whether the backbone has learned since the run set a discriminant of its features."""
-    recipe = run.recipe
-    set_by_the_run = recipe.class_activation_init != "random" and recipe.initial_model is None
-    return run.model.discriminant is not None and set_by_the_run and not recipe.freeze_backbone
-
-
-def _renew_discriminant(run: Run) -> None:
-    """Solve the discriminant again for the best epoch's features, and keep it if the validation images say so.
-
-    Raises:
-        StopWantedError: A signal came.
-    """
-    recipe, model, before = run.recipe, run.model, run.best["score"]
-    discriminant: Any = model.discriminant
-    outdated = full_state(discriminant)
-    processor = CSSFEImageProcessor.from_model_config(model.config)
-    batches = first_look(recipe, processor, run.data, run.train_loader)
-    progress = run.accelerator.is_main_process and not run.quiet
-    classifier = recipe_classifier(recipe, model)
-    renew_discriminant(model, run.prepared, batches, run.accelerator, progress, classifier)
-    result = judge(run, run.prepared, recipe.validation_split)
-    after = -1.0 if result["map_total"] is None else result["map_total"]
-    run.best["discriminant_renewed"] = after > before
-    if after > before:
-        _keep(run, model, epoch=run.best["epoch"], score=after, result=result)
-    else:
-        discriminant.load_state_dict(outdated)
-    if progress:
-        outcome = "kept" if after > before else "the one before is kept"
-        print(
-            f"discriminant of the trained backbone: mAP {100 * before:.1f} -> {100 * after:.1f}, {outcome}", flush=True
-        )
 
 
 def judge(run: Run, judged: nn.Module, split: str) -> dict[str, Any]:

@@ -79,8 +79,6 @@ class Recipe:
             linear discriminant of the training images' features, in closed form; or `discriminant_and_classifier`,
             which adds rows of the classifier that the backbone was pretrained with, from the file of its weights. The
             preset `plus` keeps it as a part of the logit, too, and wants one of the latter two. Of new models alone.
-            Where the backbone learns, that part is solved again at the end for the features of the best epoch, and kept
-            if validation is better for it.
         initial_model: Folder or Hub repository of a trained model, whose weights and label embeddings the run starts
             from, in the place of `backbone_weights`, `label_embeddings` and a new head. Its classes must be those of
             the data, and its network that of the recipe.
