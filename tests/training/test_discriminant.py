@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,16 @@ from tiny_runs import tiny_overrides
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.data import decode_image, label_matrix, load_images
 from modeling_cssfe.training import load_recipe, train
-from modeling_cssfe.training.discriminant import DiscriminantStatistics, initialize_class_activation, tell_apart
+from modeling_cssfe.training.discriminant import (
+    DiscriminantStatistics,
+    first_look,
+    initialize_class_activation,
+    tell_apart,
+)
 from modeling_cssfe.training.environment import build_accelerator
+from modeling_cssfe.training.frozen_features import FeatureDataset
 from modeling_cssfe.training.pretrained_classifier import PretrainedClassifier, load_pretrained_classifier
+from modeling_cssfe.training.recipe import Recipe
 
 
 def draw(images=200, width=6, classes=3, seed=0):
@@ -227,6 +235,17 @@ def test_a_classifier_that_is_not_there_or_does_not_fit_is_an_error_in_one_line(
             load_pretrained_classifier(model, weights)
         assert "set class_activation_init to discriminant" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_of_cached_views_the_first_look_is_at_whole_images_alone(tiny_data):
+    dataset = load_images(tiny_data)["train"]
+    maps = {view: torch.randn(len(dataset), 4, 2, 2) for view in ("plain", "flip", "crop0")}
+    loader = SimpleNamespace(dataset=FeatureDataset(dataset, maps))
+    batches = list(first_look(Recipe(batch_size=4), None, None, loader))
+    assert torch.equal(torch.cat([batch["pixel_values"] for batch in batches]), maps["plain"])
+    assert torch.equal(
+        torch.cat([batch["labels"] for batch in batches]), torch.from_numpy(label_matrix(dataset)).float()
+    )
 
 
 @pytest.mark.parametrize("frozen", [False, True])
