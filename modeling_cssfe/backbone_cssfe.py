@@ -64,7 +64,7 @@ def build_timm_model(
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"backbone {name!r} cannot be built for {image_size[0]}x{image_size[1]} px with backbone_kwargs="
-            f"{backbone_kwargs}: {reason}; change image_size or backbone_kwargs (img_size, where it takes one)."
+            f"{backbone_kwargs}: {reason}; change image_size or backbone_kwargs."
         ) from error
     if stride_in_first_convolution:
         _move_strides(model, name)
@@ -138,7 +138,8 @@ class CSSFEBackbone(nn.Module):
         except (AssertionError, RuntimeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"backbone {self.name!r} does not take {image_size[0]}x{image_size[1]} px: {reason}; change image_size."
+                f"backbone {self.name!r} does not take {image_size[0]}x{image_size[1]} px: {reason}; change image_size "
+                "or give the size as img_size in backbone_kwargs, if the architecture takes one."
             ) from error
 
     def _grows(self, config) -> bool:

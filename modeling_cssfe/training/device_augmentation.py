@@ -62,8 +62,8 @@ class DeviceAugmentationInput:
         color_jitter: float = 0.0,
         random_erasing: float = 0.0,
     ):
-        # Larger crops are then reduced by so little that hardly anything aliases (evaluation reduces with antialiasing),
-        # and there is less to copy than where the smallest crop kept its resolution.
+        # Larger crops are then reduced by so little that hardly anything aliases, and there is less to copy than where
+        # the smallest crop kept its resolution.
         width, height = training_draft_size(image_size, (sum(crop_scale) / 2, 1.0))
         self.size = [height, width]
         self.crop_scale = tuple(crop_scale)
