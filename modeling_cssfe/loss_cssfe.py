@@ -35,7 +35,7 @@ def split_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
         mask of known labels. The inputs are never changed.
 
     Raises:
-        ValueError: The two shapes differ or are not two-dimensional, or a label on the CPU is above 1.
+        ValueError: The two shapes differ or are not two-dimensional.
     """
     if logits.ndim != 2 or logits.shape != labels.shape:
         raise ValueError(
@@ -45,11 +45,6 @@ def split_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
     # Half precision overflows in exp() at logits of 12 (fp16) and keeps 3 digits (bf16): losses are fp32 at least.
     scores = logits if logits.dtype == torch.float64 else logits.float()
     targets = labels.to(scores.dtype)
-    # On a GPU this would wait for the device in every step.
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling() and (targets > 1).any():
-        raise ValueError(
-            f"labels hold {targets[targets > 1][0].item():g}; give 1 for present, 0 for absent, -1 or NaN for unknown."
-        )
     known = targets >= 0  # False for NaN as well
     return scores, torch.where(known, targets, torch.zeros_like(targets)), known
 

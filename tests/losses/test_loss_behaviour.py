@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modeling_cssfe.losses import build_loss, get_loss_entry, list_losses
 
@@ -97,9 +98,9 @@ def test_autocast_changes_nothing(name, dtype):
 
 @every_loss
 def test_forward_and_backward_never_wait_for_the_device(name):
-    # Meta tensors carry no data: whatever needs a value on the host (item, bool, nonzero, a mask's length) raises.
-    loss = build_loss(name, COUNTS, TOTAL).to("meta")
-    with torch.device("meta"):
+    # Fake tensors carry no data: whatever needs a value on the host (item, bool, nonzero, a mask's length) raises.
+    loss = build_loss(name, COUNTS, TOTAL)
+    with FakeTensorMode(allow_non_fake_inputs=True):
         logits = torch.empty(4, len(COUNTS), requires_grad=True)
         labels, weight = torch.empty(4, len(COUNTS)), torch.empty(4)
         for sample_weight in (None, weight):
@@ -282,15 +283,13 @@ def test_asl_is_the_same_in_closed_form_and_on_autograd(options):
 
 
 @every_loss
-def test_wrong_shapes_and_labels_are_one_line_value_errors(name):
+def test_wrong_shapes_are_one_line_value_errors(name):
     loss = build_loss(name, COUNTS, TOTAL)
     logits, labels = make_batch()
     with pytest.raises(ValueError, match=r"\(5, 7\).*\(4, 7\)"):
         loss(logits, labels[:4])
     with pytest.raises(ValueError, match=r"sample_weight.*\(5,\).*\(4,\)"):
         loss(logits, labels, torch.ones(4))
-    with pytest.raises(ValueError, match="labels hold 255; give 1 for present"):  # -1 as an unsigned byte
-        loss(logits, (labels - (labels == 0).float()).to(torch.int64).to(torch.uint8))
     if get_loss_entry(name).needs:
         with pytest.raises(ValueError, match=r"logits have 6 classes but class_counts has 7"):
             loss(logits[:, :6], labels[:, :6])
