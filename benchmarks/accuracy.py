@@ -8,6 +8,7 @@ other. A row is written after each run; runs whose row exists are skipped. The t
 import argparse
 import copy
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ from modeling_cssfe.label_embeddings import resolve_label_embeddings
 from modeling_cssfe.losses import build_loss
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
-from modeling_cssfe.training.discriminant import DiscriminantStatistics
-from modeling_cssfe.training.environment import computes_in_bf16, describe_environment
+from modeling_cssfe.training.discriminant import initialize_class_activation
+from modeling_cssfe.training.environment import build_accelerator, computes_in_bf16, describe_environment
 from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
 
@@ -45,31 +46,23 @@ DEFAULTS = {
     "label_smoothing": 0.0,
     "class_activation_init": "random",
     "first_look": None,  # views that it looks at; the trial's by default, as the first series had it
+    "classifier_describes": True,  # whether what the pretrained classifier says describes an image to the discriminant
     "variant": None,
     "config": {},
 }
 
 
-def first_look(trial: dict, views: dict, stage, classifier) -> DiscriminantStatistics | None:
-    """What the first maps in closed form follow from."""
-    if trial["class_activation_init"] == "random":
-        return None
-    known = classifier if trial["class_activation_init"] == "discriminant_and_classifier" else None
-    statistics = None
+def first_batches(trial: dict, views: dict, stage) -> Iterator[dict]:
+    """The maps that first maps in closed form follow from, with their labels."""
     for view in trial["first_look"] or trial["views"]:
-        features, labels = views[view]["features"], views[view]["labels"]
-        for rows in torch.arange(len(labels)).split(64):
-            maps = features[rows]
+        for maps, labels in zip(views[view]["features"].split(64), views[view]["labels"].split(64), strict=True):
             if stage is not None:
                 with torch.no_grad():
                     maps = run_stage(stage, maps)
-            if statistics is None:
-                statistics = DiscriminantStatistics(maps.shape[1], labels.shape[1], classifier=known)
-            statistics.update(maps.float().mean(dim=(2, 3)), labels[rows])
-    return statistics
+            yield {"pixel_values": maps.float(), "labels": labels}
 
 
-def build_head(trial: dict, seed: int, data: dict, embeddings: dict, stage, first) -> Head:
+def build_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict, stage) -> Head:
     torch.manual_seed(seed)
     config = CSSFEConfig(
         backbone="test_resnet",
@@ -82,17 +75,19 @@ def build_head(trial: dict, seed: int, data: dict, embeddings: dict, stage, firs
         **trial["config"],
     )
     head = Head(config, embeddings[trial["label_embeddings"]], copy.deepcopy(stage))
+    classifier = data["classifier"] if trial["class_activation_init"] == "discriminant_and_classifier" else None
+    if classifier is not None and head.model.discriminant is not None and trial["classifier_describes"]:
+        head.model.set_pretrained_classifier(classifier.weight, classifier.bias)
     if trial["variant"] is not None:
         VARIANTS[trial["variant"]](head)
-    if first is not None:
-        head.model.set_class_activation(*first.solve())
-        if head.model.discriminant is not None:
-            head.model.set_discriminant(*first.solve_apart(head.model.cssfe.label_embeddings))
+    if trial["class_activation_init"] != "random":
+        batches = first_batches(trial, views, stage)
+        initialize_class_activation(head.model, batches, build_accelerator("no"), classifier=classifier)
     return head.train()
 
 
-def train_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict, stage, first) -> Head:
-    head = build_head(trial, seed, data, embeddings, stage, first)
+def train_head(trial: dict, seed: int, views: dict, data: dict, embeddings: dict, stage) -> Head:
+    head = build_head(trial, seed, views, data, embeddings, stage)
     labels, counts = views["plain"]["labels"], data["counts"]
     loss = build_loss(trial["loss"], class_counts=counts, num_samples=len(labels), **trial["loss_kwargs"])
     head.model.set_loss(loss)
@@ -181,13 +176,12 @@ def main() -> None:
     judged = extract(arguments, config, backbone, "validation", ["plain", "flip"])
     sample = views["plain"]["features"][:1]
     shape = (sample if stage is None else run_stage(stage, sample)).shape
-    data = {"names": names, "counts": counts, "map_shape": tuple(shape[1:3])}
-    labels = judged["plain"]["labels"].numpy()
-    halves = stratified_split(labels, [len(labels) // 2, len(labels) - len(labels) // 2], seed=0)
     whole = CSSFEForImageClassification(CSSFEConfig(backbone=arguments.backbone, ablation="net0"))
     classifier = load_pretrained_classifier(whole, arguments.backbone_weights)
+    data = {"names": names, "counts": counts, "map_shape": tuple(shape[1:3]), "classifier": classifier}
+    labels = judged["plain"]["labels"].numpy()
+    halves = stratified_split(labels, [len(labels) // 2, len(labels) - len(labels) // 2], seed=0)
     environment = describe_environment()
-    looks: dict[tuple, DiscriminantStatistics | None] = {}
     for seed in arguments.seeds:
         for name in wanted:
             done = {(row["trial"], row["seed"]) for row in read_rows(arguments.output)}
@@ -195,10 +189,7 @@ def main() -> None:
                 continue
             trial = {**DEFAULTS, **(trials[name] or {})}
             started = time.perf_counter()
-            key = (trial["class_activation_init"], *(trial["first_look"] or trial["views"]))
-            if key not in looks:
-                looks[key] = first_look(trial, views, stage, classifier)
-            head = train_head(trial, seed, views, data, embeddings, stage, looks[key])
+            head = train_head(trial, seed, views, data, embeddings, stage)
             plain, flipped = (score(head, judged[view]["features"]).numpy() for view in ("plain", "flip"))
             row = {"trial": name, "seed": seed}
             parts = {"": (plain, slice(None)), "_a": (plain, halves[0]), "_b": (plain, halves[1])}

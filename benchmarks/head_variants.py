@@ -88,6 +88,18 @@ def embeddings_fourfold(head: Head) -> None:
     _scaled_embeddings(head, 4.0)
 
 
+def whole_images_described(head: Head) -> None:
+    """The discriminant hears of whole images what it would hear of windows."""
+    discriminant = head.model.discriminant
+    descriptors = discriminant.descriptors
+
+    def whole(features: torch.Tensor) -> list[torch.Tensor]:
+        means, probabilities, _ = descriptors(features)
+        return [means, probabilities, probabilities]
+
+    discriminant.descriptors = whole
+
+
 VARIANTS = {
     variant.__name__: variant
     for variant in (
@@ -100,5 +112,6 @@ VARIANTS = {
         logit_from_net0,
         embeddings_quarter,
         embeddings_fourfold,
+        whole_images_described,
     )
 }

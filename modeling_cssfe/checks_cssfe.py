@@ -56,6 +56,8 @@ def _problems_of_numbers(config: Any) -> list[str]:
             problems.append(f"{field} is {value}: give a number in [0, 1)")
     if config.discriminant_share is not None and not 0 <= config.discriminant_share <= 1:
         problems.append(f"discriminant_share is {config.discriminant_share}: give a number in [0, 1]")
+    if config.num_pretrained_labels < 0:
+        problems.append(f"num_pretrained_labels is {config.num_pretrained_labels}: give a number >= 0")
     for field in ("image_mean", "image_std"):
         if len(getattr(config, field)) != config.num_channels:
             problems.append(f"{field} has {len(getattr(config, field))} values for {config.num_channels} channels")

@@ -130,6 +130,9 @@ class CSSFEConfig(PreTrainedConfig):
         discriminant_share (`float`, *optional*):
             Share in [0, 1] of a discriminant in the logit of net1 to net3: a linear classifier of the mean features
             that is set in closed form (`set_discriminant`) and not trained; the loss is that of the fused logit alone.
+        num_pretrained_labels (`int`, *optional*, defaults to 0):
+            Labels of the classifier that the backbone was pretrained with, 1,000 for ImageNet's, if the discriminant is
+            to hear what it says of an image. `set_pretrained_classifier` sets it.
         loss (`str`, *optional*, defaults to `"asl"`):
             Name of the training loss. `"asl"` and `"bce"` travel with the model; the others need the package.
         loss_kwargs (`dict`, *optional*):
@@ -207,6 +210,7 @@ class CSSFEConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int | None = None
     classifier: str | None = None
     discriminant_share: float | int | None = None
+    num_pretrained_labels: int = 0
     loss: str = "asl"
     loss_kwargs: dict | None = None
     thresholds: list[float | int] | tuple[float | int, ...] | None = None

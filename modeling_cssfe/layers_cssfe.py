@@ -358,22 +358,53 @@ class CSSFEClassifier(nn.Module):
 
 
 class CSSFEDiscriminant(nn.Module):
-    """A logit for each class from the mean features: a linear classifier in closed form, which is set and not trained.
+    """A logit for each class by linear classifiers in closed form, which are set and not trained. Not part of the paper.
 
-    Not part of the paper. Until it is set, its logits are 0.
+    What they look at are descriptors of the image: the mean features, and, with `num_pretrained_labels`, what the
+    classifier that the backbone was pretrained with says of the whole image and of its windows. Until it is set, its
+    logits are 0.
     """
 
     def __init__(self, config: CSSFEConfig, feature_size: int):
         super().__init__()
-        self.weight = nn.Buffer(torch.zeros(config.num_labels, feature_size))
+        num_pretrained = config.num_pretrained_labels
+        self.weight = nn.Buffer(torch.zeros(config.num_labels, feature_size + 2 * num_pretrained))
         self.bias = nn.Buffer(torch.zeros(config.num_labels))
+        self.pretrained_weight = nn.Buffer(torch.zeros(num_pretrained, feature_size)) if num_pretrained else None
+        self.pretrained_bias = nn.Buffer(torch.zeros(num_pretrained)) if num_pretrained else None
+
+    def descriptors(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """Describe `(B, D, H, W)` features.
+
+        Returns:
+            In fp32 or wider, whatever autocast says, as rounding makes ties: the mean features `(B, D)`, and with a
+            pretrained classifier of K labels the square roots of their probabilities for the whole image `(B, K)`, and
+            for the window of the map that each is likeliest in `(B, K)`. Square roots, as the distance between those of
+            two distributions is Hellinger's: labels that are seldom likely count as well.
+        """
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        features = features.to(dtype)
+        means = features.mean(dim=(2, 3))
+        if self.pretrained_weight is None:
+            return [means]
+        with maybe_autocast(features.device.type, enabled=False):
+            # Windows of three by three positions that begin about every other one and cover all; a map of two has one.
+            count = [max(1, (side - 1) // 2) for side in features.shape[2:]]
+            # (B, D, H, W) -> (B, windows, D)
+            windows = F.adaptive_avg_pool2d(features, count).flatten(2).transpose(1, 2)
+            likeliest = self._probabilities(windows).amax(dim=1)
+            return [means, self._probabilities(means).sqrt(), likeliest.sqrt()]
+
+    def _probabilities(self, features: torch.Tensor) -> torch.Tensor:
+        """Probabilities of the pretrained labels, `(..., D)` -> `(..., K)`."""
+        weight, bias = self.pretrained_weight.to(features.dtype), self.pretrained_bias.to(features.dtype)
+        return F.linear(features, weight, bias).softmax(dim=-1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Classify the means of `(B, D, H, W)` features into `(B, C)` logits, which autocast does not round to ties."""
-        dtype = torch.promote_types(features.dtype, torch.float32)
-        means = features.mean(dim=(2, 3), dtype=dtype)
+        """Classify `(B, D, H, W)` features into `(B, C)` logits, in the precision of the descriptors."""
+        descriptors = torch.cat(self.descriptors(features), dim=1)
         with maybe_autocast(features.device.type, enabled=False):
-            return F.linear(means, self.weight.to(dtype), self.bias.to(dtype))
+            return F.linear(descriptors, self.weight.to(descriptors.dtype), self.bias.to(descriptors.dtype))
 
 
 __all__ = [

@@ -142,8 +142,8 @@ class CSSFEPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, CSSFEDiscriminant):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
+            for buffer in module.buffers():
+                init.zeros_(buffer)
         elif isinstance(module, CSSFEMapEnhancement) and module.value_mode == "per_class":
             init.ones_(module.value_scale)
             init.zeros_(module.value_offset)
@@ -437,35 +437,54 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         Raises:
             ValueError: Another shape.
         """
-        self._check_rows(weight, bias)
+        layer = self.cssfe.class_activation
+        _check_rows(weight, bias, (self.num_labels, layer.in_channels))
         with torch.no_grad():
-            self.cssfe.class_activation.weight.copy_(weight[:, :, None, None])
-            self.cssfe.class_activation.bias.copy_(bias)
+            layer.weight.copy_(weight[:, :, None, None])
+            layer.bias.copy_(bias)
+
+    def set_pretrained_classifier(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Let the discriminant hear the classifier that the backbone was pretrained with.
+
+        The discriminant that the model had is 0 afterwards, as it looks at more: call `set_discriminant`.
+
+        Args:
+            weight: `(K, D)`, a row for each pretrained label.
+            bias: `(K,)`.
+
+        Raises:
+            ValueError: Another shape, or a model without a discriminant.
+        """
+        old = self._require_discriminant()
+        width = self.cssfe.class_activation.in_channels
+        _check_rows(weight, bias, (len(weight), width))
+        self.config.num_pretrained_labels = len(weight)
+        self.discriminant = CSSFEDiscriminant(self.config, width).to(old.weight.device, old.weight.dtype)
+        with torch.no_grad():
+            self.discriminant.pretrained_weight.copy_(weight)
+            self.discriminant.pretrained_bias.copy_(bias)
 
     def set_discriminant(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """Set the discriminant that has the share `discriminant_share` in the logits, in place.
 
         Args:
-            weight: `(C, D)`, a direction in feature space for each class.
+            weight: `(C, D)`, a direction in feature space for each class; `(C, D + 2K)` with a pretrained classifier of
+                K labels, for the descriptors of `CSSFEDiscriminant.descriptors`, one after the other.
             bias: `(C,)`.
 
         Raises:
             ValueError: Another shape, or a model without one.
         """
+        discriminant = self._require_discriminant()
+        _check_rows(weight, bias, tuple(discriminant.weight.shape))
+        with torch.no_grad():
+            discriminant.weight.copy_(weight)
+            discriminant.bias.copy_(bias)
+
+    def _require_discriminant(self) -> CSSFEDiscriminant:
         if self.discriminant is None:
             raise ValueError("this model has no discriminant; give net1, net2 or net3 a discriminant_share > 0.")
-        self._check_rows(weight, bias)
-        with torch.no_grad():
-            self.discriminant.weight.copy_(weight)
-            self.discriminant.bias.copy_(bias)
-
-    def _check_rows(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        expected = tuple(self.cssfe.class_activation.weight.shape[:2])
-        if tuple(weight.shape) != expected or tuple(bias.shape) != expected[:1]:
-            raise ValueError(
-                f"weight and bias have the shapes {tuple(weight.shape)} and {tuple(bias.shape)}, expected {expected} "
-                f"and {expected[:1]}: a row for each class."
-            )
+        return self.discriminant
 
     def set_loss(self, loss: nn.Module) -> None:
         """Use a loss module `(logits, labels) -> scalar` in place of the one that the configuration names."""
@@ -524,6 +543,14 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             enhanced_activation_maps=outputs.enhanced_activation_maps,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+        )
+
+
+def _check_rows(weight: torch.Tensor, bias: torch.Tensor, expected: tuple[int, int]) -> None:
+    if tuple(weight.shape) != expected or tuple(bias.shape) != expected[:1]:
+        raise ValueError(
+            f"weight and bias have the shapes {tuple(weight.shape)} and {tuple(bias.shape)}, expected {expected} and "
+            f"{expected[:1]}: a row for each class."
         )
 
 

@@ -91,7 +91,7 @@ PRESETS: dict[str, dict] = {
 }
 # Beyond the method: a share of the logit for a discriminant in closed form, which a handful of images does not lead
 # astray (docs/accuracy.md).
-PRESETS["plus"] = PRESETS["corrected"] | {"discriminant_share": 0.4}
+PRESETS["plus"] = PRESETS["corrected"] | {"discriminant_share": 0.5}
 
 # Fields with a closed set of values, and what each value means.
 CHOICES: dict[str, dict[str, str]] = {

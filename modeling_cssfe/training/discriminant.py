@@ -6,8 +6,10 @@ feature, seen against the covariance that all images share, can: on photographs 
 alone classifies better than a 1x1 convolution trained for fifteen epochs (docs/accuracy.md). The classifier that the
 backbone was pretrained with knows more: of four images with cows it says "ox", and what an ox looks like it has learned
 from a thousand others. Its rows, weighted by how much likelier their classes are where a class is present, are a second
-direction. And the names of the classes know which ones are easily confused: what a class's row shares with those of
-similar names is taken off. Not part of the paper.
+direction. What a model keeps of this beside its trained network (`discriminant_share`) goes further: there all that the
+pretrained classifier says of an image, of the whole and of its windows, is a description of it, with discriminants of its
+own. And the names of the classes know which ones are easily confused: what a class's row shares with those of similar
+names is taken off. Not part of the paper.
 """
 
 from collections.abc import Iterable
@@ -23,7 +25,7 @@ from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
 from .frozen_features import FeatureDataset
 from .preparation import RunData, loader_workers
-from .pretrained_classifier import PretrainedClassifier, load_pretrained_classifier
+from .pretrained_classifier import PretrainedClassifier
 from .recipe import Recipe
 
 
@@ -121,25 +123,6 @@ class DiscriminantStatistics:
         weight = spread * directions
         return weight.float(), (offset - weight @ mean).float()
 
-    def solve_apart(self, label_embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The discriminant that a model keeps: with classes of similar names told apart, see `tell_apart`.
-
-        Its logits have the log odds of a label's mean frequency as their mean over the images, so that .5 is a
-        threshold which few absent labels pass. One number for all classes: each class's own would hide the rare ones.
-
-        Args:
-            label_embeddings: `(C, T)`.
-
-        Returns:
-            Weight `(C, D)` and bias `(C,)`, fp32.
-
-        Raises:
-            ValueError: A class is present in no image or in all.
-        """
-        weight = tell_apart(self.solve()[0].double(), label_embeddings.to(self.total.device))
-        frequency = (self.class_counts[1] / self.class_counts.sum(dim=0)).mean()
-        return weight.float(), (frequency.logit() - weight @ (self.total / self.count)).float()
-
     def _relevance(self) -> torch.Tensor:
         """`(C, K)`: how much each pretrained class speaks for each class."""
         absent, present = self.posterior_totals / self.class_counts[..., None]
@@ -177,6 +160,57 @@ def _of_unit_spread(directions: torch.Tensor, covariance: torch.Tensor) -> torch
     return torch.where(deviation > 0, directions / deviation, 0)
 
 
+class KeptDiscriminant:
+    """What follows for the discriminant that a model keeps: one for each descriptor, which have equal parts in its logit.
+
+    Args:
+        model: Has a discriminant, and label embeddings.
+        device: Where the fp64 sums are kept.
+        classifier: As for `DiscriminantStatistics`; its rows count for the mean features.
+    """
+
+    def __init__(
+        self,
+        model: CSSFEForImageClassification,
+        device: torch.device | str = "cpu",
+        classifier: PretrainedClassifier | None = None,
+    ):
+        num_pretrained = model.config.num_pretrained_labels
+        widths = (model.cssfe.class_activation.in_channels, *([num_pretrained] * 2 if num_pretrained else []))
+        self.model = model
+        self.statistics = [
+            DiscriminantStatistics(width, model.num_labels, device, None if index else classifier)
+            for index, width in enumerate(widths)
+        ]
+
+    def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add `(B, D, H, W)` features with `(B, C)` labels."""
+        descriptors = self.model.discriminant.descriptors(features)
+        for statistics, descriptor in zip(self.statistics, descriptors, strict=True):
+            statistics.update(descriptor, labels)
+
+    def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The discriminant, with classes of similar names told apart, see `tell_apart`.
+
+        Its logits have the log odds of a label's mean frequency as their mean over the images, so that .5 is a
+        threshold which few absent labels pass. One number for all classes: each class's own would hide the rare ones.
+
+        Returns:
+            Weight `(C, D)` or `(C, D + 2K)` and bias `(C,)`, fp32.
+
+        Raises:
+            ValueError: A class is present in no image or in all.
+        """
+        first = self.statistics[0]
+        label_embeddings = self.model.cssfe.label_embeddings.to(first.total.device)
+        blocks = [
+            tell_apart(one.solve()[0].double(), label_embeddings) / len(self.statistics) for one in self.statistics
+        ]
+        frequency = (first.class_counts[1] / first.class_counts.sum(dim=0)).mean()
+        means = [block @ (one.total / one.count) for block, one in zip(blocks, self.statistics, strict=True)]
+        return torch.cat(blocks, dim=1).float(), (frequency.logit() - torch.stack(means).sum(dim=0)).float()
+
+
 @torch.no_grad()
 def initialize_class_activation(
     model: CSSFEForImageClassification,
@@ -187,7 +221,7 @@ def initialize_class_activation(
 ) -> None:
     """Set a model's class activation layer to the discriminant of its features.
 
-    A model with a `discriminant_share` also keeps it, with classes of similar names told apart, as a part of the logit.
+    A model with a `discriminant_share` also keeps one, see `KeptDiscriminant`, as a part of the logit.
 
     Args:
         model: With its backbone's weights, on the accelerator's device.
@@ -200,7 +234,11 @@ def initialize_class_activation(
         ValueError: A class is present in no image or in all.
     """
     classes, width = model.cssfe.class_activation.weight.shape[:2]
-    statistics = DiscriminantStatistics(width, classes, accelerator.device, classifier)
+    if model.discriminant is None:
+        kept, statistics = None, DiscriminantStatistics(width, classes, accelerator.device, classifier)
+    else:
+        kept = KeptDiscriminant(model, accelerator.device, classifier)
+        statistics = kept.statistics[0]  # the first descriptor is what the maps are made from
     training = model.training
     model.eval()
     inputs: list[torch.Tensor] = []
@@ -210,13 +248,17 @@ def initialize_class_activation(
         for batch in tqdm(batches, desc="first maps", leave=False, disable=not progress):
             with accelerator.autocast():
                 model(batch["pixel_values"].to(accelerator.device))
-            statistics.update(inputs.pop().float().mean(dim=(2, 3)), batch["labels"])
+            features = inputs.pop().float()
+            if kept is None:
+                statistics.update(features.mean(dim=(2, 3)), batch["labels"])
+            else:
+                kept.update(features, batch["labels"])
     finally:
         hook.remove()
         model.train(training)
     model.set_class_activation(*statistics.solve())
-    if model.discriminant is not None:
-        model.set_discriminant(*statistics.solve_apart(model.cssfe.label_embeddings))
+    if kept is not None:
+        model.set_discriminant(*kept.solve())
 
 
 def first_look(
@@ -240,22 +282,11 @@ def first_look(
     )
 
 
-def recipe_classifier(recipe: Recipe, model: CSSFEForImageClassification) -> PretrainedClassifier | None:
-    """The pretrained classifier, if the recipe wants to hear it.
-
-    Raises:
-        ValueError: There is none that fits.
-    """
-    if recipe.class_activation_init != "discriminant_and_classifier":
-        return None
-    return load_pretrained_classifier(model, recipe.backbone_weights)
-
-
 __all__ = [
     "DiscriminantStatistics",
+    "KeptDiscriminant",
     "first_look",
     "initialize_class_activation",
     "likeness",
-    "recipe_classifier",
     "tell_apart",
 ]

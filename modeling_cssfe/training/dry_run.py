@@ -24,12 +24,12 @@ from ..data import class_statistics, label_names_of, require_every_class, verify
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
 from .checkpoint import verify_checkpoint
-from .discriminant import recipe_classifier
 from .divergence import LossMonitor
 from .engine import build_run_accelerator
 from .evaluation import align_labels
 from .loop import judge, train_epoch
 from .preparation import SKIP_OPTION, RunData, build_run_loaders, build_run_model, load_run_splits
+from .pretrained_classifier import recipe_classifier
 from .progress import duration
 from .recipe import Recipe
 from .repeat import determinism

@@ -20,7 +20,7 @@ from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 from ..data.streaming import StreamingLoader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from .checkpoint import CheckpointStore
-from .discriminant import first_look, initialize_class_activation, recipe_classifier
+from .discriminant import first_look, initialize_class_activation
 from .environment import build_accelerator, describe_environment, process_state
 from .frozen_features import FeatureFeed, build_feature_loaders
 from .initial_model import require_same_shapes
@@ -28,6 +28,7 @@ from .interruption import TrainingInterruptedError
 from .loop import SUMMARY, fit
 from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
+from .pretrained_classifier import recipe_classifier
 from .recipe import Recipe, first_phase_recipe
 from .repeat import RunToRepeat, determinism, git_state, require_same_data
 from .report import class_table, group_table, published_row, show

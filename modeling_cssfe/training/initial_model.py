@@ -52,7 +52,7 @@ def build_from_initial_model(
         label_names=label_names,
         backbone_weights=False,
         label_embeddings=trained.cssfe.label_embeddings if config.uses_fusion else "random",
-        **settings,
+        **settings | {"num_pretrained_labels": config.num_pretrained_labels},
     )
     differing = [
         f"{field} {getattr(config, field)!r}, not {getattr(model.config, field)!r}"

@@ -32,6 +32,7 @@ from ..modeling_cssfe import CSSFEForImageClassification
 from .device_augmentation import DeviceAugmentationInput
 from .environment import process_state
 from .initial_model import build_from_initial_model
+from .pretrained_classifier import recipe_classifier
 from .recipe import Recipe
 from .repeat import data_fingerprint
 
@@ -169,6 +170,9 @@ def build_run_model(
             label_embeddings=recipe.label_embeddings,
             **settings,
         )
+        classifier = None if model.discriminant is None else recipe_classifier(recipe, model)
+        if classifier is not None:
+            model.set_pretrained_classifier(classifier.weight, classifier.bias)
     if recipe.freeze_backbone:
         model.cssfe.backbone.requires_grad_(False)
     for layer in frozen_layers(recipe, model):

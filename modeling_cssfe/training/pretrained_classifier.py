@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from ..backbone_cssfe import find_pretrained_file
 from ..modeling_cssfe import CSSFEForImageClassification
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -75,4 +76,15 @@ def load_pretrained_classifier(
     return PretrainedClassifier(weight, bias)
 
 
-__all__ = ["PretrainedClassifier", "load_pretrained_classifier"]
+def recipe_classifier(recipe: Recipe, model: CSSFEForImageClassification) -> PretrainedClassifier | None:
+    """The pretrained classifier, if the recipe wants to hear it.
+
+    Raises:
+        ValueError: There is none that fits.
+    """
+    if recipe.class_activation_init != "discriminant_and_classifier":
+        return None
+    return load_pretrained_classifier(model, recipe.backbone_weights)
+
+
+__all__ = ["PretrainedClassifier", "load_pretrained_classifier", "recipe_classifier"]
