@@ -358,10 +358,10 @@ class CSSFEClassifier(nn.Module):
 
 
 class CSSFEDiscriminant(nn.Module):
-    """A logit for each class by linear classifiers in closed form, which are set and not trained. Not part of the paper.
+    """A logit for each class in closed form, from linear classifiers that are set and not trained. Not in the paper.
 
     What they look at are descriptors of the image: the mean features, and, with `num_pretrained_labels`, what the
-    classifier that the backbone was pretrained with says of the whole image and of its windows. Until it is set, its
+    classifier that the backbone was pretrained with says of the whole image and of its windows. Until they are set,
     logits are 0.
     """
 
@@ -377,28 +377,27 @@ class CSSFEDiscriminant(nn.Module):
         """Describe `(B, D, H, W)` features.
 
         Returns:
-            In fp32 or wider, whatever autocast says, as rounding makes ties: the mean features `(B, D)`, and with a
-            pretrained classifier of K labels the square roots of their probabilities for the whole image `(B, K)`, and
-            for the window of the map that each is likeliest in `(B, K)`. Square roots, as the distance between those of
-            two distributions is Hellinger's: labels that are seldom likely count as well.
+            In fp32 or wider, as rounding makes ties: the mean features `(B, D)` and, with a pretrained classifier of K
+            labels, the square roots of their probabilities for the whole image `(B, K)`, and those for the window in
+            which each label is likeliest `(B, K)`. Of square roots, as in Hellinger's distance, unlikely labels tell
+            something too.
         """
-        dtype = torch.promote_types(features.dtype, torch.float32)
-        features = features.to(dtype)
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
         means = features.mean(dim=(2, 3))
         if self.pretrained_weight is None:
             return [means]
-        with maybe_autocast(features.device.type, enabled=False):
-            # Windows of three by three positions that begin about every other one and cover all; a map of two has one.
-            count = [max(1, (side - 1) // 2) for side in features.shape[2:]]
-            # (B, D, H, W) -> (B, windows, D)
-            windows = F.adaptive_avg_pool2d(features, count).flatten(2).transpose(1, 2)
-            likeliest = self._probabilities(windows).amax(dim=1)
-            return [means, self._probabilities(means).sqrt(), likeliest.sqrt()]
+        # Three by three positions around every other one cover the map, whatever its size; those at its edge are smaller.
+        windows = F.avg_pool2d(features, 3, stride=2, padding=1, count_include_pad=False)
+        # (B, D, h, w) -> (B, h * w, D)
+        windows = windows.flatten(2).transpose(1, 2)
+        return [means, self._root_probabilities(means), self._root_probabilities(windows).amax(dim=1)]
 
-    def _probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """Probabilities of the pretrained labels, `(..., D)` -> `(..., K)`."""
+    def _root_probabilities(self, features: torch.Tensor) -> torch.Tensor:
+        """Square roots of the probabilities of the pretrained labels, `(..., D)` -> `(..., K)`."""
         weight, bias = self.pretrained_weight.to(features.dtype), self.pretrained_bias.to(features.dtype)
-        return F.linear(features, weight, bias).softmax(dim=-1)
+        with maybe_autocast(features.device.type, enabled=False):
+            probabilities = F.linear(features, weight, bias).softmax(dim=-1)
+        return probabilities.clamp(min=torch.finfo(features.dtype).tiny).sqrt()  # the slope at 0 is infinite
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Classify `(B, D, H, W)` features into `(B, C)` logits, in the precision of the descriptors."""

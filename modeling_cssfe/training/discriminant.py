@@ -6,10 +6,12 @@ feature, seen against the covariance that all images share, can: on photographs 
 alone classifies better than a 1x1 convolution trained for fifteen epochs (docs/accuracy.md). The classifier that the
 backbone was pretrained with knows more: of four images with cows it says "ox", and what an ox looks like it has learned
 from a thousand others. Its rows, weighted by how much likelier their classes are where a class is present, are a second
-direction. What a model keeps of this beside its trained network (`discriminant_share`) goes further: there all that the
-pretrained classifier says of an image, of the whole and of its windows, is a description of it, with discriminants of its
-own. And the names of the classes know which ones are easily confused: what a class's row shares with those of similar
-names is taken off. Not part of the paper.
+direction.
+
+What a model keeps beside its trained network (`discriminant_share`) goes further. All that the pretrained classifier
+says of an image, of the whole and of its windows, describes it, and gets discriminants of its own. And the names of the
+classes know which ones are easily confused: what a class's row shares with those of similar names is taken off. Not
+part of the paper.
 """
 
 from collections.abc import Iterable
@@ -161,12 +163,15 @@ def _of_unit_spread(directions: torch.Tensor, covariance: torch.Tensor) -> torch
 
 
 class KeptDiscriminant:
-    """What follows for the discriminant that a model keeps: one for each descriptor, which have equal parts in its logit.
+    """Sums over images from which the discriminant follows that a model keeps: the mean of one for each descriptor.
 
     Args:
         model: Has a discriminant, and label embeddings.
         device: Where the fp64 sums are kept.
         classifier: As for `DiscriminantStatistics`; its rows count for the mean features.
+
+    Raises:
+        ValueError: The model has no discriminant.
     """
 
     def __init__(
@@ -175,17 +180,20 @@ class KeptDiscriminant:
         device: torch.device | str = "cpu",
         classifier: PretrainedClassifier | None = None,
     ):
-        num_pretrained = model.config.num_pretrained_labels
-        widths = (model.cssfe.class_activation.in_channels, *([num_pretrained] * 2 if num_pretrained else []))
-        self.model = model
+        if model.discriminant is None:
+            raise ValueError("this model has no discriminant; give net1, net2 or net3 a discriminant_share > 0.")
+        self.discriminant = model.discriminant
+        self.label_embeddings = model.cssfe.label_embeddings
+        labels = model.config.num_pretrained_labels
+        widths = [model.cssfe.class_activation.in_channels] + [labels, labels] * (labels > 0)
         self.statistics = [
-            DiscriminantStatistics(width, model.num_labels, device, None if index else classifier)
-            for index, width in enumerate(widths)
+            DiscriminantStatistics(width, model.num_labels, device, None if place else classifier)
+            for place, width in enumerate(widths)
         ]
 
     def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Add `(B, D, H, W)` features with `(B, C)` labels."""
-        descriptors = self.model.discriminant.descriptors(features)
+        descriptors = self.discriminant.descriptors(features)
         for statistics, descriptor in zip(self.statistics, descriptors, strict=True):
             statistics.update(descriptor, labels)
 
@@ -202,10 +210,9 @@ class KeptDiscriminant:
             ValueError: A class is present in no image or in all.
         """
         first = self.statistics[0]
-        label_embeddings = self.model.cssfe.label_embeddings.to(first.total.device)
-        blocks = [
-            tell_apart(one.solve()[0].double(), label_embeddings) / len(self.statistics) for one in self.statistics
-        ]
+        label_embeddings = self.label_embeddings.to(first.total.device)
+        blocks = [tell_apart(one.solve()[0].double(), label_embeddings) for one in self.statistics]
+        blocks = [block / len(blocks) for block in blocks]
         frequency = (first.class_counts[1] / first.class_counts.sum(dim=0)).mean()
         means = [block @ (one.total / one.count) for block, one in zip(blocks, self.statistics, strict=True)]
         return torch.cat(blocks, dim=1).float(), (frequency.logit() - torch.stack(means).sum(dim=0)).float()

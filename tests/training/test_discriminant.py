@@ -15,6 +15,7 @@ from modeling_cssfe.data import decode_image, label_matrix, load_images
 from modeling_cssfe.training import load_recipe, train
 from modeling_cssfe.training.discriminant import (
     DiscriminantStatistics,
+    KeptDiscriminant,
     first_look,
     initialize_class_activation,
     tell_apart,
@@ -127,6 +128,33 @@ def test_a_model_with_a_discriminant_keeps_it_with_classes_told_apart():
     apart = means - 0.5 * means.flip(1)
     torch.testing.assert_close(known - known.mean(0), apart - apart.mean(0), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(known.mean(0), labels.mean().logit().expand(2), rtol=1e-3, atol=1e-3)
+
+
+def test_what_a_model_keeps_is_the_mean_of_a_discriminant_for_each_descriptor():
+    torch.manual_seed(0)
+    model = small_model(preset="plus", label_names=["a", "b"])
+    classifier = PretrainedClassifier(torch.randn(7, 96), torch.randn(7))
+    model.set_pretrained_classifier(classifier.weight, classifier.bias)
+    features, labels = torch.randn(60, 96, 5, 5), (torch.rand(60, 2) < 0.4).float()
+    kept = KeptDiscriminant(model, classifier=classifier)
+    for rows in torch.arange(60).split(16):
+        kept.update(features[rows], labels[rows])
+    model.set_discriminant(*kept.solve())
+    descriptors = [descriptor.numpy() for descriptor in model.discriminant.descriptors(features)]
+    assert [descriptor.shape[1] for descriptor in descriptors] == [96, 7, 7]
+    of_means = DiscriminantStatistics(96, 2, classifier=classifier)  # the classifier's rows count there alone
+    of_means.update(torch.from_numpy(descriptors[0]), labels)
+    weights = [of_means.solve()[0].double().numpy()]
+    weights += [solve(descriptor, labels.numpy())[0] for descriptor in descriptors[1:]]
+    logits = sum(descriptor @ weight.T for descriptor, weight in zip(descriptors, weights, strict=True)) / 3
+    logits = logits - 0.5 * logits[:, ::-1]  # of two classes each has one neighbour, the other
+    logits += labels.mean().logit().item() - logits.mean(axis=0)
+    np.testing.assert_allclose(model.discriminant(features).numpy(), logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_that_keeps_none_is_told_so():
+    with pytest.raises(ValueError, match="this model has no discriminant"):
+        KeptDiscriminant(small_model(label_names=["a", "b"]))
 
 
 @pytest.mark.parametrize("ablation", ["net0", "net3"])
@@ -272,7 +300,7 @@ def test_a_run_starts_from_the_discriminant(frozen, tmp_path):
 def test_plus_without_first_maps_in_closed_form_is_told_that_it_lacks_them(tiny_data, tmp_path, caplog):
     train(load_recipe(None, tiny_overrides(tiny_data, preset="plus", epochs=1)), tmp_path / "run", quiet=True)
     assert "class_activation_init is random" in caplog.text
-    assert "the discriminant, with a share of 0.4 in the logit, stays 0" in caplog.text
+    assert "the discriminant, with a share of 0.5 in the logit, stays 0" in caplog.text
 
 
 def test_a_run_hears_the_pretrained_classifier(tiny_data, tmp_path):
@@ -290,3 +318,21 @@ def test_a_run_hears_the_pretrained_classifier(tiny_data, tmp_path):
         statistics.update(model.cssfe.backbone(pixels).mean((2, 3)), torch.from_numpy(label_matrix(data)))
     weight, _ = statistics.solve()
     torch.testing.assert_close(model.cssfe.class_activation.weight.flatten(1), weight, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_of_plus_keeps_the_pretrained_classifier_and_a_second_run_goes_on_with_it(tiny_data, tmp_path):
+    file = tmp_path / "backbone.safetensors"
+    state = backbone_file(file)
+    values = {"preset": "plus", "class_activation_init": "discriminant_and_classifier", "backbone_weights": str(file)}
+    train(load_recipe(None, tiny_overrides(tiny_data, epochs=1), values), tmp_path / "first", quiet=True)
+    model = CSSFEForImageClassification.from_pretrained(tmp_path / "first")
+    assert model.config.num_pretrained_labels == len(state["fc.bias"]) == 1000
+    assert torch.equal(model.discriminant.pretrained_weight, state["fc.weight"])
+    assert torch.equal(model.discriminant.pretrained_bias, state["fc.bias"])
+    assert model.discriminant.weight.shape == (3, 96 + 2000)
+    assert all(part.any(dim=1).all() for part in model.discriminant.weight.split([96, 1000, 1000], dim=1))
+    values["initial_model"] = str(tmp_path / "first")
+    train(load_recipe(None, tiny_overrides(tiny_data, epochs=1), values), tmp_path / "second", quiet=True)
+    second = CSSFEForImageClassification.from_pretrained(tmp_path / "second").discriminant
+    for name, buffer in model.discriminant.named_buffers():
+        assert torch.equal(buffer, second.get_buffer(name))

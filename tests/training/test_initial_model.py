@@ -54,7 +54,7 @@ def test_weights_of_a_model_may_be_judged_at_another_size(tiny_run, tiny_data):
             "another network than the recipe's: it has fusion_residual True, not False",
         ),
         ({"ablation": "net1"}, "ablation 'net3', not 'net1'"),
-        ({"preset": "plus"}, "discriminant_share 0.0, not 0.4"),
+        ({"preset": "plus"}, "discriminant_share 0.0, not 0.5"),
         ({"model.map_pooling": "softmax"}, "map_pooling 'relu', not 'softmax'"),
     ],
 )

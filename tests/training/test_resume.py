@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from tiny_runs import tiny_overrides, tiny_splits, write_parquet
 
 from modeling_cssfe.cli import main
@@ -220,6 +222,22 @@ def test_a_finished_run_is_tidied_and_another_recipe_does_not_pass_for_it(stoppe
     results = train(recipe_of(stopped_run, num_workers=1), tmp_path / "run", quiet=True, resume="auto")
     assert results == json.loads((stopped_run / "whole" / "results.json").read_text())
     require_equal_runs(stopped_run / "whole", tmp_path / "run")
+
+
+def test_a_run_whose_discriminant_hears_the_pretrained_classifier_goes_on_to_the_same_bits(
+    tiny_data, tmp_path, monkeypatch
+):
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "backbone.safetensors")
+    changes = {"preset": "plus", "class_activation_init": "discriminant_and_classifier", "checkpoint_every_steps": 1,
+               "backbone_weights": tmp_path / "backbone.safetensors"}  # fmt: skip
+    recipe = load_recipe(None, tiny_overrides(tiny_data, **changes))
+    train(recipe, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        stop_at_update(patch, 3, KeyError("stopped"))
+        with pytest.raises(KeyError, match="stopped"):
+            train(recipe, tmp_path / "stopped", quiet=True)
+    train(recipe, tmp_path / "stopped", quiet=True, resume="auto")
+    require_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
