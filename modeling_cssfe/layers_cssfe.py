@@ -386,7 +386,7 @@ class CSSFEDiscriminant(nn.Module):
         means = features.mean(dim=(2, 3))
         if self.pretrained_weight is None:
             return [means]
-        # Three by three positions around every other one cover the map, whatever its size; those at its edge are smaller.
+        # Three by three positions around every other one, fewer at the edge, cover a map of any size.
         windows = F.avg_pool2d(features, 3, stride=2, padding=1, count_include_pad=False)
         # (B, D, h, w) -> (B, h * w, D)
         windows = windows.flatten(2).transpose(1, 2)

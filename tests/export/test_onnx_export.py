@@ -114,6 +114,17 @@ def test_a_model_without_enhancement_has_two_outputs_in_the_oldest_opset_too(tmp
     np.testing.assert_allclose(maps, expected.class_activation_maps.numpy(), rtol=1e-4, atol=1e-5)
 
 
+# Twelve seconds, as torch takes ten to make a graph.
+def test_a_discriminant_that_hears_the_pretrained_classifier_is_exported_for_any_image_size(tmp_path):
+    model = small_model(map_size=(4, 5), discriminant_share=0.5, num_pretrained_labels=6)
+    model.save_pretrained(tmp_path)
+    session = onnxruntime.InferenceSession(export_onnx(tmp_path).path, providers=["CPUExecutionProvider"])
+    for size in ((128, 160), (96, 352), (320, 64)):
+        pixels = torch.randn(3, 3, *size)
+        (logits,) = session.run(["logits"], {"pixel_values": pixels.numpy()})
+        np.testing.assert_allclose(logits, eager(model, pixels)["logits"], rtol=1e-4, atol=1e-5)
+
+
 def test_an_interrupted_export_leaves_the_older_file_whole(exported, same_graph, tmp_path):
     target = tmp_path / "model.onnx"
     target.write_bytes(b"older")

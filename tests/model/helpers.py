@@ -56,8 +56,8 @@ def enlarge_weights(model, seed: int = 0):
             embeddings = torch.randn(model.cssfe.label_embeddings.shape, generator=generator)
             model.set_label_embeddings(embeddings + 0.5)
         if getattr(model, "discriminant", None) is not None:
-            shape = model.discriminant.weight.shape
-            model.set_discriminant(*(torch.randn(size, generator=generator) for size in (shape, shape[:1])))
+            for buffer in model.discriminant.buffers():
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
     return model
 
 
