@@ -22,7 +22,7 @@ from modeling_cssfe.training.environment import describe_environment
 
 
 REFERENCES = ("reference", "reference_with_text_tower")
-MODELS = ("net0", "net3", "net3_released", *REFERENCES)
+MODELS = ("net0", "net3", "net3_released", "plus", *REFERENCES)
 
 
 def class_counts(num_classes: int) -> list[int]:
@@ -32,13 +32,15 @@ def class_counts(num_classes: int) -> list[int]:
 
 def build(name: str, num_classes: int, arguments) -> torch.nn.Module:
     released = name == "net3_released" or name in REFERENCES
+    preset = "released" if released else "plus" if name == "plus" else "corrected"
     config = CSSFEConfig(
         backbone=arguments.backbone,
         image_size=arguments.image_size,
         class_counts=class_counts(num_classes),
-        preset="released" if released else "corrected",
+        preset=preset,
         ablation="net0" if name == "net0" else "net3",
         label_embedding_dim=1024 if released else 512,
+        num_pretrained_labels=1000 if name == "plus" else 0,
     )
     torch.manual_seed(0)
     if name in REFERENCES:

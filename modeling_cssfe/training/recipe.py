@@ -78,7 +78,8 @@ class Recipe:
         class_activation_init: First weights of the layer that makes the maps: `random`; `discriminant`, the shrunken
             linear discriminant of the training images' features, in closed form; or `discriminant_and_classifier`,
             which adds rows of the classifier that the backbone was pretrained with, from the file of its weights. The
-            preset `plus` keeps it as a part of the logit, too, and wants one of the latter two. Of new models alone.
+            preset `plus` keeps a discriminant as a part of the logit, too, which with the last one hears what that
+            classifier says of an image; it wants one of the latter two. Of new models alone.
         initial_model: Folder or Hub repository of a trained model, whose weights and label embeddings the run starts
             from, in the place of `backbone_weights`, `label_embeddings` and a new head. Its classes must be those of
             the data, and its network that of the recipe.
