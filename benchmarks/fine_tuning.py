@@ -160,6 +160,8 @@ def train(trial: dict, seed: int, images: torch.Tensor, photographs: Photographs
         classifier = None
         if trial["class_activation_init"] == "discriminant_and_classifier":
             classifier = load_pretrained_classifier(model, arguments.backbone_weights)
+            if model.discriminant is not None:
+                model.set_pretrained_classifier(classifier.weight, classifier.bias)
         accelerator = Accelerator(mixed_precision="bf16", cpu=device == "cpu")
         initialize_class_activation(model, looks, accelerator, classifier=classifier)
     frozen = trial["backbone_learning_rate"] == 0
