@@ -184,8 +184,8 @@ def main() -> None:
     environment = describe_environment()
     for seed in arguments.seeds:
         for name in wanted:
-            done = {(row["trial"], row["seed"]) for row in read_rows(arguments.output)}
-            if (name, str(seed)) in done:
+            done = {(row["trial"], row["seed"], row["image_size"]) for row in read_rows(arguments.output)}
+            if (name, str(seed), str(arguments.image_size)) in done:
                 continue
             trial = {**DEFAULTS, **(trials[name] or {})}
             started = time.perf_counter()
