@@ -10,8 +10,8 @@ direction.
 
 What a model keeps beside its trained network (`discriminant_share`) goes further. All that the pretrained classifier
 says of an image, of the whole and of its windows, describes it, and gets discriminants of its own. And the names of the
-classes know which ones are easily confused: what a class's row shares with those of similar names is taken off. Not
-part of the paper.
+classes, which know what is easily confused, enhance it: what a class's row shares with those of similar names is taken
+off, more of it the rarer the class. Not part of the paper.
 """
 
 from collections.abc import Iterable
@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from ..configuration_cssfe import GROUPS, CSSFEConfig
 from ..data import EvaluationTransform, build_data_loader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
@@ -35,8 +36,8 @@ from .recipe import Recipe
 SHRINKAGE = 0.6
 # Below this share of an even one, a pretrained class counts as never seen: ratios of such small numbers mean nothing.
 SELDOM = 0.1
-# How much of its neighbours' rows a class's row loses, and how alike names are that make neighbours.
-CONTRAST, LIKENESS_TEMPERATURE = 0.5, 0.2
+# How alike names are that make neighbours.
+LIKENESS_TEMPERATURE = 0.2
 # Logits of a trained network are about as large, and mostly negative, as most labels are absent.
 SPREAD, OFFSET = 1.5, -1.0
 
@@ -139,8 +140,22 @@ def likeness(label_embeddings: torch.Tensor, temperature: float = LIKENESS_TEMPE
     return cosines.fill_diagonal_(-torch.inf).div(temperature).softmax(dim=1)
 
 
-def tell_apart(weight: torch.Tensor, label_embeddings: torch.Tensor, contrast: float = CONTRAST) -> torch.Tensor:
-    """Take off each class's row what classes with similar names have: `W_c - contrast sum_b S_cb W_b`.
+def contrasts(config: CSSFEConfig) -> torch.Tensor:
+    """How much of its neighbours' rows each class's row loses: the enhancement of a discriminant, by ablation.
+
+    Returns:
+        `(C,)`, fp64. 0 for net1, which enhances nothing. 2/3 for every class of net2. For net3 in progression, as its
+        mask has it: 1/3 for head, 2/3 for medium, 1 for tail classes.
+    """
+    ranks = torch.tensor(config.group_ranks, dtype=torch.float64)
+    if config.uses_mask:
+        return (ranks + 1) / len(GROUPS)
+    # The mean of the three, so that a mask changes who is enhanced, and not by how much.
+    return torch.full_like(ranks, (len(GROUPS) + 1) / (2 * len(GROUPS)) if config.uses_enhancement else 0)
+
+
+def tell_apart(weight: torch.Tensor, label_embeddings: torch.Tensor, contrast: torch.Tensor) -> torch.Tensor:
+    """Take off each class's row what classes with similar names have: `W_c - contrast_c sum_b S_cb W_b`.
 
     S is the `likeness` of the label embeddings. The enhancement of the method adds what this takes off: a class with
     few images is confused with its likes first, and average precision asks to be told apart from them.
@@ -148,12 +163,14 @@ def tell_apart(weight: torch.Tensor, label_embeddings: torch.Tensor, contrast: f
     Args:
         weight: `(C, D)`.
         label_embeddings: `(C, T)`.
-        contrast: Share of the neighbours.
+        contrast: `(C,)` shares of the neighbours.
 
     Returns:
         `(C, D)`; unchanged where there is one class alone.
     """
-    return weight if len(weight) < 2 else weight - contrast * likeness(label_embeddings).to(weight) @ weight
+    if len(weight) < 2:
+        return weight
+    return weight - contrast.to(weight)[:, None] * (likeness(label_embeddings).to(weight) @ weight)
 
 
 def _of_unit_spread(directions: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
@@ -184,6 +201,7 @@ class KeptDiscriminant:
             raise ValueError("this model has no discriminant; give net1, net2 or net3 a discriminant_share > 0.")
         self.discriminant = model.discriminant
         self.label_embeddings = model.cssfe.label_embeddings
+        self.contrasts = contrasts(model.config)
         labels = model.config.num_pretrained_labels
         widths = [model.cssfe.class_activation.in_channels] + [labels, labels] * (labels > 0)
         self.statistics = [
@@ -198,7 +216,7 @@ class KeptDiscriminant:
             statistics.update(descriptor, labels)
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The discriminant, with classes of similar names told apart, see `tell_apart`.
+        """The discriminant, with classes of similar names told apart, see `contrasts` and `tell_apart`.
 
         Its logits have the log odds of a label's mean frequency as their mean over the images, so that .5 is a
         threshold which few absent labels pass. One number for all classes: each class's own would hide the rare ones.
@@ -211,7 +229,7 @@ class KeptDiscriminant:
         """
         first = self.statistics[0]
         label_embeddings = self.label_embeddings.to(first.total.device)
-        blocks = [tell_apart(one.solve()[0].double(), label_embeddings) for one in self.statistics]
+        blocks = [tell_apart(one.solve()[0].double(), label_embeddings, self.contrasts) for one in self.statistics]
         blocks = [block / len(blocks) for block in blocks]
         frequency = (first.class_counts[1] / first.class_counts.sum(dim=0)).mean()
         means = [block @ (one.total / one.count) for block, one in zip(blocks, self.statistics, strict=True)]
@@ -292,6 +310,7 @@ def first_look(
 __all__ = [
     "DiscriminantStatistics",
     "KeptDiscriminant",
+    "contrasts",
     "first_look",
     "initialize_class_activation",
     "likeness",

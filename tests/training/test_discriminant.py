@@ -10,12 +10,13 @@ from scipy.special import softmax
 from sklearn.covariance import shrunk_covariance
 from tiny_runs import tiny_overrides
 
-from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
+from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.data import decode_image, label_matrix, load_images
 from modeling_cssfe.training import load_recipe, train
 from modeling_cssfe.training.discriminant import (
     DiscriminantStatistics,
     KeptDiscriminant,
+    contrasts,
     first_look,
     initialize_class_activation,
     tell_apart,
@@ -93,8 +94,8 @@ def test_shrinkage_is_checked():
         solve(*draw(), shrinkage=0)
 
 
-@pytest.mark.parametrize("contrast", [0.5, -0.25])
-def test_a_class_loses_what_it_has_in_common_with_classes_of_similar_names(contrast):
+def test_a_class_loses_what_it_has_in_common_with_classes_of_similar_names():
+    contrast = np.array([0.5, -0.25, 0, 1, 1 / 3])
     generator = np.random.default_rng(0)
     weight, embeddings = generator.normal(size=(5, 7)), generator.normal(size=(5, 9))
     centred = embeddings - embeddings.mean(0)
@@ -103,16 +104,25 @@ def test_a_class_loses_what_it_has_in_common_with_classes_of_similar_names(contr
         others = [b for b in range(5) if b != c]
         cosines = [centred[c] @ centred[b] / np.linalg.norm(centred[c]) / np.linalg.norm(centred[b]) for b in others]
         for share, b in zip(softmax(np.array(cosines) / 0.2), others, strict=True):
-            wanted[c] -= contrast * share * weight[b]
-    found = tell_apart(torch.from_numpy(weight), torch.from_numpy(embeddings), contrast)
+            wanted[c] -= contrast[c] * share * weight[b]
+    found = tell_apart(torch.from_numpy(weight), torch.from_numpy(embeddings), torch.from_numpy(contrast))
     np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
 def test_names_that_are_all_alike_and_a_class_alone_stay_finite():
     weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
-    found = tell_apart(weight, torch.ones(3, 4))
+    half = torch.full((3,), 0.5)
+    found = tell_apart(weight, torch.ones(3, 4), half)
     torch.testing.assert_close(found, weight - 0.5 * torch.tensor([[4.0, 6.5], [3.0, 5.5], [2.0, 3.0]]))
-    assert torch.equal(tell_apart(weight[:1], torch.ones(1, 4)), weight[:1])
+    assert torch.equal(tell_apart(weight[:1], torch.ones(1, 4), half[:1]), weight[:1])
+
+
+@pytest.mark.parametrize(
+    ("ablation", "wanted"), [("net1", (0, 0, 0)), ("net2", (2 / 3, 2 / 3, 2 / 3)), ("net3", (2 / 3, 1 / 3, 1))]
+)
+def test_the_mask_tells_rarer_classes_apart_from_their_likes_more_and_no_enhancement_tells_none(ablation, wanted):
+    config = CSSFEConfig(label_names=["medium", "head", "tail"], class_counts=[50, 200, 5], ablation=ablation)
+    torch.testing.assert_close(contrasts(config), torch.tensor(wanted, dtype=torch.float64))
 
 
 def test_a_model_with_a_discriminant_keeps_it_with_classes_told_apart():
@@ -124,8 +134,8 @@ def test_a_model_with_a_discriminant_keeps_it_with_classes_told_apart():
         output = model.cssfe(pixels)
         means = output.class_activation_maps.mean((2, 3))
         known = model.discriminant(output.last_hidden_state)
-    # Of two classes each has one neighbour, the other.
-    apart = means - 0.5 * means.flip(1)
+    # Of two classes, here of the tail, each has one neighbour, the other, and loses all of it.
+    apart = means - means.flip(1)
     torch.testing.assert_close(known - known.mean(0), apart - apart.mean(0), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(known.mean(0), labels.mean().logit().expand(2), rtol=1e-3, atol=1e-3)
 
@@ -147,7 +157,7 @@ def test_what_a_model_keeps_is_the_mean_of_a_discriminant_for_each_descriptor():
     weights = [of_means.solve()[0].double().numpy()]
     weights += [solve(descriptor, labels.numpy())[0] for descriptor in descriptors[1:]]
     logits = sum(descriptor @ weight.T for descriptor, weight in zip(descriptors, weights, strict=True)) / 3
-    logits = logits - 0.5 * logits[:, ::-1]  # of two classes each has one neighbour, the other
+    logits = logits - logits[:, ::-1]  # of two classes of the tail each has one neighbour, the other
     logits += labels.mean().logit().item() - logits.mean(axis=0)
     np.testing.assert_allclose(model.discriminant(features).numpy(), logits, rtol=1e-3, atol=1e-3)
 
@@ -293,7 +303,7 @@ def test_a_run_starts_from_the_discriminant(frozen, tmp_path):
     # Random first weights are within 1 / sqrt(D); a discriminant of such weak features is far larger.
     assert weight.abs().mean() > 3 * other.abs().mean()
     # What the model keeps of it, classes told apart, is not trained and not averaged away.
-    kept = tell_apart(weight.detach().flatten(1), model.cssfe.label_embeddings)
+    kept = tell_apart(weight.detach().flatten(1), model.cssfe.label_embeddings, contrasts(model.config))
     torch.testing.assert_close(model.discriminant.weight, kept, rtol=1e-3, atol=1e-4)
 
 
