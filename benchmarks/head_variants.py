@@ -1,7 +1,9 @@
 """Changes of a head that no field of the configuration makes, for trials that ask whether one is worth a field."""
 
+import copy
+
 import torch
-from frozen_maps import Head
+from frozen_maps import Head, run_stage
 from torch import nn
 
 from modeling_cssfe.layers_cssfe import CSSFEFusionBlock
@@ -100,6 +102,22 @@ def whole_images_described(head: Head) -> None:
     discriminant.descriptors = whole
 
 
+def discriminant_of_pretrained_stage(head: Head) -> None:
+    """The last stage is trained for the fused logit alone; the discriminant looks through a copy that is not."""
+    pretrained = copy.deepcopy(head.stage)
+    given: list[torch.Tensor] = []
+    head.stage.register_forward_pre_hook(lambda stage, arguments: given.append(arguments[0]))
+
+    def look(discriminant: nn.Module, arguments: tuple, logits: torch.Tensor) -> torch.Tensor | None:
+        # In training the loss is the fused logit's, and where no stage ran the features are of the pretrained one.
+        before = given.pop() if given else None
+        if discriminant.training or before is None:
+            return None
+        return discriminant.forward(run_stage(pretrained, before).float())
+
+    head.model.discriminant.register_forward_hook(look)
+
+
 VARIANTS = {
     variant.__name__: variant
     for variant in (
@@ -113,5 +131,6 @@ VARIANTS = {
         embeddings_quarter,
         embeddings_fourfold,
         whole_images_described,
+        discriminant_of_pretrained_stage,
     )
 }
