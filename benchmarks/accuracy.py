@@ -164,8 +164,6 @@ def main() -> None:
     names = label_names_of(train_data)
     counts = list(class_statistics(train_data, names).class_counts)
     embeddings = {"random": resolve_label_embeddings("random", names)[0], "none": torch.zeros(len(names), 1)}
-    for draw in range(1, 5):
-        embeddings[f"random_{draw}"] = resolve_label_embeddings("random", names, seed=draw)[0]
     for pair in arguments.label_embeddings:
         name, _, file = pair.partition("=")
         embeddings[name] = resolve_label_embeddings(file, names)[0]

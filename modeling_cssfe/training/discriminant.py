@@ -141,11 +141,14 @@ def likeness(label_embeddings: torch.Tensor, temperature: float = LIKENESS_TEMPE
 
 
 def contrasts(config: CSSFEConfig) -> torch.Tensor:
-    """How much of its neighbours' rows each class's row loses: the enhancement of a discriminant, by ablation.
+    """How much of its neighbours' rows each class's row loses: the enhancement of a discriminant. Not in the paper.
+
+    Args:
+        config: Its ablation, and the group of each class; without `class_counts` all are head classes.
 
     Returns:
-        `(C,)`, fp64. 0 for net1, which enhances nothing. 2/3 for every class of net2. For net3 in progression, as its
-        mask has it: 1/3 for head, 2/3 for medium, 1 for tail classes.
+        `(C,)`, fp64, in [0, 1]. 0 for net1, which enhances nothing. 2/3 for every class of net2. For net3 in
+        progression, as its mask has it: 1/3 for head, 2/3 for medium, 1 for tail classes.
     """
     ranks = torch.tensor(config.group_ranks, dtype=torch.float64)
     if config.uses_mask:
