@@ -4,6 +4,8 @@
 import math
 from typing import Any
 
+from transformers.activations import ACT2FN
+
 from .presets_cssfe import ABLATIONS, CHOICES, GROUPS, PRESETS
 
 
@@ -28,6 +30,10 @@ def _problems_of_choices(config: Any) -> list[str]:
         # Without a known preset there is nothing to fill a field with; the preset is the problem to report.
         if value not in values and not (value is None and config.preset not in PRESETS):
             problems.append(f"unknown {field} {value!r}: choose one of {', '.join(values)}")
+    if config.hidden_act not in ACT2FN:
+        problems.append(
+            f"unknown hidden_act {config.hidden_act!r}: choose a name of transformers.activations.ACT2FN, such as gelu"
+        )
     if config.problem_type != "multi_label_classification":
         problems.append(f"problem_type is {config.problem_type!r}: only 'multi_label_classification' exists here")
     loading = sorted({"pretrained", "checkpoint_path", "cache_dir"} & (config.backbone_kwargs or {}).keys())
@@ -61,8 +67,12 @@ def _problems_of_numbers(config: Any) -> list[str]:
     for field in ("image_mean", "image_std"):
         if len(getattr(config, field)) != config.num_channels:
             problems.append(f"{field} has {len(getattr(config, field))} values for {config.num_channels} channels")
-    if any(std <= 0 for std in config.image_std):
-        problems.append(f"image_std is {config.image_std}: every value must be > 0")
+    if not all(math.isfinite(mean) for mean in config.image_mean):
+        problems.append(f"image_mean is {config.image_mean}: every value must be finite")
+    if not all(0 < std < math.inf for std in config.image_std):
+        problems.append(f"image_std is {config.image_std}: every value must be finite and > 0")
+    if not 0 <= config.layer_norm_eps < math.inf:
+        problems.append(f"layer_norm_eps is {config.layer_norm_eps}: give a small number >= 0")
     if not 0 < config.tail_max <= config.head_min:
         problems.append(f"need 0 < tail_max <= head_min, got tail_max={config.tail_max}, head_min={config.head_min}")
     return problems
@@ -92,6 +102,11 @@ def _problems_of_classes(config: Any) -> list[str]:
                         f"class_counts[{index}] ({config.id2label[index]!r}) is {count}: a class without a training "
                         "image cannot be learned; drop it from the label names or add images"
                     )
+            if config.num_samples is not None and max(config.class_counts) > config.num_samples >= 1:
+                problems.append(
+                    f"num_samples is {config.num_samples}, but class_counts has {max(config.class_counts)}: give the "
+                    "number of training images, of which each class holds a part"
+                )
     if config.thresholds is not None:
         if len(config.thresholds) != config.num_labels:
             problems.append(

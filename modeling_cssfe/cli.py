@@ -9,7 +9,9 @@ run, which is saved.
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .commands import (
     analyze,
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if options.verb is None:
-        parser.print_help()
+        print("cssfe: error: which verb? `cssfe --help` lists them.", file=sys.stderr)
         return 2
     return _run(options.verb, options)
 
@@ -113,6 +115,7 @@ def _run(verb: str, options: argparse.Namespace) -> int:
     from huggingface_hub.errors import StrictDataclassError
 
     try:
+        _check_outputs(options)
         options.function(options)
         return 0
     except KeyboardInterrupt:
@@ -129,10 +132,20 @@ def _run(verb: str, options: argparse.Namespace) -> int:
             print(f"cssfe {verb}: {message}", file=sys.stderr)
             return own_code
         if options.debug:
-            raise
+            traceback.print_exc()
         wrong_input = ValueError | TypeError | FileNotFoundError | NotADirectoryError | StrictDataclassError
         print(f"cssfe {verb}: error: {message}", file=sys.stderr)
         return 2 if isinstance(error, wrong_input) else 1
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse to work, perhaps for hours, for an output that has no place, as a file lies where its folder would."""
+    for name in ("output", "output_dir", "report", "save_scores", "json", "overlays"):
+        value = getattr(options, name, None)
+        parents = Path(value).parents if isinstance(value, str) else ()
+        for parent in parents:
+            if parent.exists() and not parent.is_dir():
+                raise ValueError(f"--{name} is {value!r}, but {os.fspath(parent)!r} is a file; choose another place.")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ def _whole_numbers(values: Any) -> list[int] | None:
     return whole
 
 
+def _numbers_classes(id2label: Any) -> bool:
+    """Whether it is a mapping whose keys are whole numbers, as text in JSON; `None` says nothing and may stay."""
+    if not isinstance(id2label, dict):
+        return id2label is None
+    return all(isinstance(key, int) or (isinstance(key, str) and key.isdecimal()) for key in id2label)
+
+
 def _asl_options(preset: str) -> dict[str, float] | None:
     """Options of ASL as a preset has them; `None` if there is no such preset."""
     if preset not in PRESETS:
@@ -175,8 +182,8 @@ class CSSFEConfig(PreTrainedConfig):
     stride_in_first_convolution: bool = False
     image_size: int | list[int] | tuple[int, int] = 448
     num_channels: int = 3
-    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
-    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    image_mean: list[float | int] | tuple[float | int, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float | int] | tuple[float | int, ...] = (0.229, 0.224, 0.225)
     problem_type: str | None = "multi_label_classification"
     class_counts: Any = None  # a list from `__post_init__` on; arrays and tensors are taken as well
     num_samples: int | None = None
@@ -205,7 +212,7 @@ class CSSFEConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
     qkv_bias: bool = False
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float | int = 1e-5
     hidden_dropout_prob: float | int | None = None
     attention_probs_dropout_prob: float | int | None = None
     classifier: str | None = None
@@ -218,12 +225,15 @@ class CSSFEConfig(PreTrainedConfig):
 
     def __post_init__(self, label_names=None, **kwargs):
         problems = []
-        if isinstance(label_names, str):
-            problems.append(f"label_names is the text {label_names!r}: give a list of names")
+        if isinstance(label_names, str) or not (label_names is None or hasattr(label_names, "__iter__")):
+            problems.append(f"label_names is {label_names!r}: give a list of names")
             label_names = None
+        if not _numbers_classes(self.id2label):  # type: ignore[has-type]
+            problems.append(f"id2label is {self.id2label!r}: give a dict from class ids to names")  # type: ignore[has-type]
+            self.id2label = None
         try:
             self.class_counts = _whole_numbers(self.class_counts)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             problems.append(
                 f"class_counts is {self.class_counts!r}: give a whole number a class, in the order of the classes"
             )

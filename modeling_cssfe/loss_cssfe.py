@@ -169,6 +169,9 @@ def asymmetric_loss(
 
 
 def _check_asymmetric_options(gamma_pos: float, gamma_neg: float, margin: float) -> None:
+    for name, value in (("gamma_pos", gamma_pos), ("gamma_neg", gamma_neg), ("margin", margin)):
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{name} must be a number, got {value!r}.")
     if not (gamma_pos >= 0 and gamma_neg >= 0):
         raise ValueError(f"gamma_pos and gamma_neg must be >= 0, got {gamma_pos} and {gamma_neg}.")
     if not 0 <= margin < 1:

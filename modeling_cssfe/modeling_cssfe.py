@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -35,7 +36,7 @@ from .layers_cssfe import (
     CSSFEMapEnhancement,
     pool_features,
 )
-from .parts_cssfe import build_loss_of, name_unknown, pretrained_statistics, resolve_label_embeddings
+from .parts_cssfe import as_numbers, build_loss_of, name_unknown, pretrained_statistics, resolve_label_embeddings
 
 
 @dataclass
@@ -248,17 +249,15 @@ class CSSFEModel(CSSFEPreTrainedModel):
             ValueError: Wrong shape, values that are not finite, or a net0, which has none.
         """
         config = self.config
-        label_embeddings = torch.as_tensor(label_embeddings)
         if not config.uses_fusion:
             raise ValueError("ablation 'net0' has no label embeddings; choose net1, net2 or net3.")
+        label_embeddings = as_numbers("label embeddings", label_embeddings)
         expected = (config.num_labels, config.label_embedding_dim)
         if tuple(label_embeddings.shape) != expected:
             raise ValueError(
                 f"label embeddings have the shape {tuple(label_embeddings.shape)}, expected {expected}: one row for "
                 "each class, label_embedding_dim columns."
             )
-        if not torch.isfinite(label_embeddings).all():
-            raise ValueError("label embeddings hold NaN or infinite values; compute them again.")
         with torch.no_grad():
             self.label_embeddings.copy_(label_embeddings)
         self._label_cache = None
@@ -398,6 +397,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
 
         Raises:
             ValueError: Unknown field, wrong shapes, or anything that does not fit; one line says what.
+            TypeError: A field is of another type.
             FileNotFoundError: A file is missing.
         """
         known = {field.name for field in fields(CSSFEConfig)} | {"num_labels", "attn_implementation"}
@@ -408,7 +408,10 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             label_names = [str(name) for name in label_names]
         # A first configuration finds every problem before anything is loaded or downloaded.
         settings = {"backbone": backbone, "label_names": label_names, "class_counts": class_counts, **config_overrides}
-        config = CSSFEConfig(**settings)
+        try:
+            config = CSSFEConfig(**settings)
+        except StrictDataclassFieldValidationError as error:
+            raise TypeError(f"{' '.join(str(error.__cause__ or error).split())}; see CSSFEConfig.") from error
         embeddings = None
         if config.uses_fusion:
             embeddings, provenance = resolve_label_embeddings(label_embeddings, config, seed)
@@ -435,10 +438,10 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             bias: `(C,)`.
 
         Raises:
-            ValueError: Another shape.
+            ValueError: Another shape, or values that are not finite.
         """
         layer = self.cssfe.class_activation
-        _check_rows(weight, bias, (self.num_labels, layer.in_channels))
+        weight, bias = _as_rows(weight, bias, (self.num_labels, layer.in_channels))
         with torch.no_grad():
             layer.weight.copy_(weight[:, :, None, None])
             layer.bias.copy_(bias)
@@ -453,11 +456,11 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             bias: `(K,)`.
 
         Raises:
-            ValueError: Another shape, or a model without a discriminant.
+            ValueError: Another shape, values that are not finite, no row, or a model without a discriminant.
         """
         old = self._require_discriminant()
         width = self.cssfe.class_activation.in_channels
-        _check_rows(weight, bias, (len(weight), width))
+        weight, bias = _as_rows(weight, bias, (None, width))
         self.config.num_pretrained_labels = len(weight)
         self.discriminant = CSSFEDiscriminant(self.config, width).to(old.weight.device, old.weight.dtype)
         with torch.no_grad():
@@ -473,10 +476,10 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             bias: `(C,)`.
 
         Raises:
-            ValueError: Another shape, or a model without one.
+            ValueError: Another shape, values that are not finite, or a model without one.
         """
         discriminant = self._require_discriminant()
-        _check_rows(weight, bias, tuple(discriminant.weight.shape))
+        weight, bias = _as_rows(weight, bias, tuple(discriminant.weight.shape))
         with torch.no_grad():
             discriminant.weight.copy_(weight)
             discriminant.bias.copy_(bias)
@@ -546,12 +549,16 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         )
 
 
-def _check_rows(weight: torch.Tensor, bias: torch.Tensor, expected: tuple[int, int]) -> None:
-    if tuple(weight.shape) != expected or tuple(bias.shape) != expected[:1]:
+def _as_rows(weight, bias, expected: tuple[int | None, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check the weight and the bias of a linear layer; any number of rows >= 1 will do where `None` is expected."""
+    weight, bias = as_numbers("weight", weight), as_numbers("bias", bias)
+    rows = expected[0] or max(1, weight.shape[0] if weight.ndim else 1)
+    if tuple(weight.shape) != (rows, expected[1]) or tuple(bias.shape) != (rows,):
         raise ValueError(
-            f"weight and bias have the shapes {tuple(weight.shape)} and {tuple(bias.shape)}, expected {expected} and "
-            f"{expected[:1]}: a row for each class."
+            f"weight and bias have the shapes {tuple(weight.shape)} and {tuple(bias.shape)}, expected "
+            f"{(rows, expected[1])} and {(rows,)}: a row for each class."
         )
+    return weight, bias
 
 
 __all__ = [

@@ -19,6 +19,22 @@ def name_unknown(kind: str, name: str, known: list[str]) -> str:
     return f"unknown {kind} {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}.")
 
 
+def as_numbers(name: str, values) -> torch.Tensor:
+    """A tensor of an array, a nested list or a tensor of finite real numbers.
+
+    Raises:
+        ValueError: It is no such thing.
+    """
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise ValueError(f"{name} must be an array of numbers, got {kind}.") from error
+    if tensor.is_complex() or not torch.isfinite(tensor).all():
+        raise ValueError(f"values of {name} are NaN, infinite or complex; compute them again.")
+    return tensor
+
+
 def _package_module(name: str, purpose: str):
     """A module of the installed package, which a copy of this file next to saved weights may have to do without."""
     found = importlib.util.find_spec("modeling_cssfe")
@@ -63,7 +79,7 @@ def resolve_label_embeddings(source, config: CSSFEConfig, seed: int) -> tuple[to
         ValueError: An array of another shape, an unknown source, or one that only the package can read.
     """
     if hasattr(source, "__array__"):
-        source = torch.as_tensor(source)
+        source = as_numbers("label embeddings", source)
         if source.ndim != 2 or source.shape[0] != config.num_labels:
             raise ValueError(
                 f"label embeddings have the shape {tuple(source.shape)}, expected ({config.num_labels}, T): one row "
@@ -79,7 +95,10 @@ def pretrained_statistics(backbone: str, settings: dict) -> dict:
     """Mean and standard deviation that timm's weights of this architecture were trained with."""
     import timm
 
-    pretrained = timm.get_pretrained_cfg(backbone)
+    try:
+        pretrained = timm.get_pretrained_cfg(backbone)
+    except RuntimeError:  # a tag that does not exist, of which the model itself will speak
+        return {}
     if (
         pretrained is None
         or "image_mean" in settings
@@ -90,4 +109,4 @@ def pretrained_statistics(backbone: str, settings: dict) -> dict:
     return {"image_mean": list(pretrained.mean), "image_std": list(pretrained.std)}
 
 
-__all__ = ["build_loss_of", "name_unknown", "pretrained_statistics", "resolve_label_embeddings"]
+__all__ = ["as_numbers", "build_loss_of", "name_unknown", "pretrained_statistics", "resolve_label_embeddings"]

@@ -49,6 +49,7 @@ def test_version_and_no_verb(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
     assert main([]) == 2
+    assert capsys.readouterr().err == "cssfe: error: which verb? `cssfe --help` lists them.\n"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,10 @@ def test_version_and_no_verb(capsys):
         (["explain", "{run}", "{scene}", "--output", "{new}.jpg"], "choose a .png or .svg"),
         (["card", "{empty}"], "holds no results.json"),
         (["data", "inspect", "{empty}"], "{empty}"),
+        (["data", "inspect", "{data}", "--output", "{text}/a.png"], "is a file; choose another place"),
+        (["evaluate", "{run}", "--data", "{data}", "--report", "{text}/a/b"], "is a file; choose another place"),
+        (["evaluate", "{run}", "--data", "{data}", "--output", "{empty}"], "is a folder; name a file"),
+        (["train", "--output_dir", "{new}", "--set", "backbone=test_resnet.foo"], "unknown pretrained tag 'foo'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "_".join(value)[:40],
 )
@@ -91,9 +96,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, tin
     assert not (tmp_path / "new").exists()
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    with pytest.raises(ValueError, match="did you mean"):
-        main(["train", "--output_dir", str(tmp_path / "new"), "--recipe", "lt_digit", "--debug"])
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path, capsys):
+    assert main(["train", "--output_dir", str(tmp_path / "new"), "--recipe", "lt_digit", "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error
+    assert "did you mean" in error.splitlines()[-1]
 
 
 def test_train_evaluate_predict_explain_and_card(tiny_data, tmp_path, scene, capsys):

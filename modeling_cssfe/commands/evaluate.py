@@ -74,6 +74,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         _check_report(options)
     if options.save_scores:
         check_choice("kind of score file", Path(options.save_scores).suffix.lower(), SCORE_SUFFIXES)
+    for name in ("output", "save_scores"):
+        if getattr(options, name) and Path(getattr(options, name)).is_dir():
+            raise ValueError(f"--{name} {getattr(options, name)!r} is a folder; name a file.")
     models = list(dict.fromkeys(options.models))
     if options.save_scores and len(models) > 1:
         raise ValueError(f"--save_scores names one file for {len(models)} models; evaluate them one by one.")

@@ -102,7 +102,22 @@ def results_table(
         notes.append(f"No positive image, left out of all means: {', '.join(absent)}.")
     if any(result[name] is None for result in results.values() for name in MAP_FIGURES):
         notes.append(DASH)
+    moved = _classes_of_other_groups(list(results.values()))
+    if moved:
+        notes.append(
+            f"Rows do not agree which classes are head, medium and tail ({', '.join(moved)}): but for the total, they "
+            "do not compare. Give --class_counts, --head_min and --tail_max."
+        )
     return FigureTable(title, MAP_FIGURES, tuple(rows), (*notes, *describe_comparisons(comparisons)))
+
+
+def _classes_of_other_groups(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Classes that are in one group by one result and in another by the next."""
+    groups: dict[str, set[str]] = {}
+    for result in results:
+        for row in result["class_table"]:
+            groups.setdefault(row["name"], set()).add(row["group"])
+    return [name for name, found in groups.items() if len(found) > 1]
 
 
 def describe_comparisons(comparisons: "Mapping[str, Comparison]") -> list[str]:

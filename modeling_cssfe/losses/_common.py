@@ -42,6 +42,8 @@ def check_class_counts(class_counts: Any, num_samples: float | None = None) -> t
         if not math.isfinite(count) or count < 0:
             raise ValueError(f"class_counts[{index}] is {count}; counts must be finite and >= 0.")
     if num_samples is not None:
+        if not hasattr(num_samples, "__float__"):
+            raise TypeError(f"num_samples is {num_samples!r}; pass the number of training images, at least 1.")
         if not math.isfinite(num_samples) or num_samples < 1:
             raise ValueError(f"num_samples is {num_samples}; pass the number of training images, at least 1.")
         if max(counts) > num_samples:
@@ -70,7 +72,7 @@ def effective_number_weight(class_counts: Sequence[float], beta: float) -> torch
     Raises:
         ValueError: `beta` is out of range.
     """
-    if not 0 <= beta < 1:
+    if not 0 <= check_at_least("beta", beta, 0) < 1:
         raise ValueError(f"beta must lie in [0, 1), got {beta}.")
     counts = _seen_counts(class_counts)
     if beta == 0:
@@ -106,14 +108,18 @@ def _seen_counts(class_counts: Sequence[float]) -> torch.Tensor:
 
 
 def check_at_least(name: str, value: float, low: float) -> float:
-    """Return a finite number that is >= `low`, or raise `ValueError` naming it."""
+    """Return a finite number that is >= `low`, or raise `ValueError`, or `TypeError`, naming it."""
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a finite number >= {low:g}, got {value!r}.")
     if not math.isfinite(value) or value < low:
         raise ValueError(f"{name} must be a finite number >= {low:g}, got {value}.")
     return value
 
 
 def check_positive(name: str, value: float) -> float:
-    """Return a finite number that is > 0, or raise `ValueError` naming it."""
+    """Return a finite number that is > 0, or raise `ValueError`, or `TypeError`, naming it."""
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a finite number > 0, got {value!r}.")
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be a finite number > 0, got {value}.")
     return value

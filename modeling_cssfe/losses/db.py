@@ -54,7 +54,7 @@ def db_constants(class_counts: Sequence[float], num_samples: float, preset: str 
     """
     if preset is None:
         return DBConstants(mu=min(1.0, num_samples / max(sum(class_counts), 1.0)), negative_scale=2.0)
-    if preset not in DB_PRESETS:
+    if preset not in list(DB_PRESETS):
         raise ValueError(
             f"unknown preset {preset!r}; choose {' or '.join(map(repr, DB_PRESETS))}, or None for the rule."
         )
@@ -200,7 +200,7 @@ class DistributionBalancedLoss(ClassStatisticsLoss):
     ):
         super().__init__(class_counts, num_samples, reduction)
         constants = db_constants(self.class_counts, num_samples, preset)
-        self.mu = constants.mu if mu is None else mu
+        self.mu = check_at_least("mu", constants.mu if mu is None else mu, 0)
         self.negative_scale = check_positive(
             "negative_scale", constants.negative_scale if negative_scale is None else negative_scale
         )

@@ -216,7 +216,7 @@ class ProbabilityGuidedLoss(ClassStatisticsLoss):
         reduction: str = "mean",
     ):
         super().__init__(class_counts, num_samples, reduction)
-        if preset is not None and preset not in PG_PRESETS:
+        if preset is not None and preset not in list(PG_PRESETS):
             raise ValueError(
                 f"unknown preset {preset!r}; choose {' or '.join(map(repr, PG_PRESETS))}, or None for the rule."
             )

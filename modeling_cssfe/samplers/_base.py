@@ -3,11 +3,21 @@
 
 import math
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+
+def check_whole(name: str, value: Any, low: int) -> int:
+    """Return a whole number that is >= `low`, or raise `ValueError`, or `TypeError`, naming it."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number >= {low}, got {value!r}.")
+    if value < low:
+        raise ValueError(f"{name} must be >= {low}, got {value}.")
+    return int(value)
 
 
 class LabelIndex:
@@ -25,14 +35,17 @@ class LabelIndex:
         class_counts: `(classes,)`, images that have the class.
 
     Raises:
-        ValueError: The matrix is not two-dimensional, or empty.
+        ValueError: The matrix is not two-dimensional, or empty, or its rows differ in length.
     """
 
     def __init__(self, labels: Any):
         if isinstance(labels, torch.Tensor):
             labels = labels.detach().cpu()
             labels = labels.float().numpy() if labels.dtype == torch.bfloat16 else labels.numpy()
-        matrix = np.asarray(labels)
+        try:
+            matrix = np.asarray(labels)
+        except ValueError as error:
+            raise ValueError("labels have rows of different lengths; pass one column a class in every row.") from error
         if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "biuf":
             raise ValueError(
                 f"labels must be a multi-hot matrix of numbers, (images, classes), got shape {matrix.shape} and dtype "
@@ -99,9 +112,9 @@ class ResumableSampler(Sampler):
 
     def __init__(self, labels: Any, seed: int = 0, num_replicas: int = 1, rank: int = 0, drop_uneven: bool = False):
         super().__init__()
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}.")
-        if num_replicas < 1 or not 0 <= rank < num_replicas:
+        check_whole("seed", seed, 0)
+        check_whole("num_replicas", num_replicas, 1)
+        if check_whole("rank", rank, 0) >= num_replicas:
             raise ValueError(f"expected 0 <= rank < num_replicas, got rank {rank} and num_replicas {num_replicas}.")
         self.index = LabelIndex(labels)
         self.seed = seed
@@ -158,8 +171,7 @@ class ResumableSampler(Sampler):
         Raises:
             ValueError: It is negative.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be >= 0, got {epoch}.")
+        check_whole("epoch", epoch, 0)
         if epoch != self.epoch:
             self._position = self._resume_at = 0
         self.epoch = epoch
@@ -226,4 +238,4 @@ class ResumableSampler(Sampler):
         return self._rank_order().tolist()
 
 
-__all__ = ["LabelIndex", "ResumableSampler"]
+__all__ = ["LabelIndex", "ResumableSampler", "check_whole"]

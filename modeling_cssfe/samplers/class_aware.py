@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ._base import ResumableSampler
+from ._base import ResumableSampler, check_whole
 
 
 class ClassAwareSampler(ResumableSampler):
@@ -46,8 +46,7 @@ class ClassAwareSampler(ResumableSampler):
         length_divisor: float = 4.0,
     ):
         super().__init__(labels, seed, num_replicas, rank, drop_uneven)
-        if images_per_class < 1:
-            raise ValueError(f"images_per_class must be >= 1, got {images_per_class}.")
+        check_whole("images_per_class", images_per_class, 1)
         if not length_divisor > 0:
             raise ValueError(f"length_divisor must be > 0, got {length_divisor}.")
         if not self.index.class_counts.any():

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ._base import ResumableSampler
+from ._base import ResumableSampler, check_whole
 
 
 COMBINATIONS = ("max", "mean", "sum")
@@ -48,8 +48,8 @@ class InverseFrequencySampler(ResumableSampler):
             raise ValueError(f"power must be >= 0, got {power}.")
         if combine not in COMBINATIONS:
             raise ValueError(f"unknown combine {combine!r}; choose one of {', '.join(COMBINATIONS)}.")
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"num_samples must be >= 1, got {num_samples}.")
+        if num_samples is not None:
+            check_whole("num_samples", num_samples, 1)
         weights = self.index.combine(
             np.maximum(self.index.class_counts, 1) ** -float(power),
             how=combine,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._base import ResumableSampler
+from ._base import ResumableSampler, check_whole
 
 
 class TwoBranchBatchSampler(ResumableSampler):
@@ -53,8 +53,7 @@ class TwoBranchBatchSampler(ResumableSampler):
         drop_last: bool = False,
     ):
         super().__init__(labels, seed, num_replicas, rank, drop_uneven)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}.")
+        check_whole("batch_size", batch_size, 1)
         if rebalanced == "two_branch":
             raise ValueError("rebalanced is 'two_branch'; choose a sampler of single images for the second branch.")
         # The registry lists this class, so it can only be asked once all modules are there.

@@ -29,6 +29,7 @@ from .loop import SUMMARY, fit
 from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
 from .pretrained_classifier import recipe_classifier
+from .progress import without_library_bars
 from .recipe import Recipe, first_phase_recipe
 from .repeat import RunToRepeat, determinism, git_state, require_same_data
 from .report import class_table, group_table, published_row, show
@@ -82,7 +83,7 @@ def train(
     if first is not None:
         require_same_shapes(recipe, first)
         initial_model = _train_first_phase(first, folder, quiet, same_data_as, resume)
-    with determinism(recipe.deterministic):
+    with determinism(recipe.deterministic), without_library_bars(quiet):
         return _train(recipe, folder, quiet, same_data_as, resume, initial_model)
 
 

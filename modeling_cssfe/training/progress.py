@@ -5,6 +5,7 @@ The moving line goes to standard error, so that standard output holds nothing bu
 of the end.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from transformers.utils import logging as transformers_logging
 
 from ..configuration_cssfe import GROUPS
 from .report import percent
@@ -173,4 +175,17 @@ def peak_gpu_memory(device: torch.device | str) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**30
 
 
-__all__ = ["TrainingProgress", "duration", "judged_text", "peak_gpu_memory"]
+@contextlib.contextmanager
+def without_library_bars(wanted: bool):
+    """Let transformers and huggingface_hub show no bars of their own meanwhile, if that is wanted."""
+    if not wanted or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+__all__ = ["TrainingProgress", "duration", "judged_text", "peak_gpu_memory", "without_library_bars"]

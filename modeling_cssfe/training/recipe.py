@@ -13,6 +13,7 @@ A run may have two phases: `first_phase` holds what is different in the first on
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,8 +246,8 @@ def _problems(recipe: Recipe) -> list[str]:
             problems.append(f"{name} is {getattr(recipe, name)}: give a number >= 1")
     for name in ("learning_rate", "backbone_learning_rate", "max_grad_norm"):
         value = getattr(recipe, name)
-        if value is not None and not value > 0:
-            problems.append(f"{name} is {value}: give a number > 0")
+        if value is not None and not 0 < value < math.inf:
+            problems.append(f"{name} is {value}: give a finite number > 0")
     for name in ("horizontal_flip", "random_erasing"):
         if not 0 <= getattr(recipe, name) <= 1:
             problems.append(f"{name} is {getattr(recipe, name)}: give a probability in [0, 1]")
@@ -260,10 +261,10 @@ def _problems(recipe: Recipe) -> list[str]:
         problems.append(f"ema_decay is {recipe.ema_decay}: give a number in (0, 1) or null")
     if recipe.early_stopping_patience is not None and recipe.early_stopping_patience < 1:
         problems.append(f"early_stopping_patience is {recipe.early_stopping_patience}: give a number >= 1 or null")
-    if recipe.early_stopping_min_delta < 0:
+    if not 0 <= recipe.early_stopping_min_delta < math.inf:
         problems.append(f"early_stopping_min_delta is {recipe.early_stopping_min_delta}: give a number >= 0")
     problems += tracker_problems(recipe.trackers)
-    if recipe.weight_decay < 0:
+    if not 0 <= recipe.weight_decay < math.inf:
         problems.append(f"weight_decay is {recipe.weight_decay}: give a number >= 0")
     if recipe.num_workers is not None and recipe.num_workers < 0:
         problems.append(f"num_workers is {recipe.num_workers}: give a number >= 0 or null")
@@ -294,6 +295,9 @@ def _problems(recipe: Recipe) -> list[str]:
             problems.append(f"published.{name} is {value!r}: give a fraction in [0, 1], such as .8638 for 86.38 %")
     if recipe.sampler == "two_branch":
         problems.append("sampler 'two_branch' draws pairs of batches for models of two branches: choose another")
+    for name in ("validation_split", "test_split"):
+        if getattr(recipe, name) == recipe.train_split:
+            problems.append(f"{name} is {recipe.train_split!r}, what is trained on: judge by other images")
     if recipe.validation_split == recipe.test_split:
         problems.append(f"validation_split and test_split are both {recipe.test_split!r}: choose on another split")
     # What is wrong with both phases is told once.

@@ -159,7 +159,9 @@ def named_errors(path: Path):
 
 def _saving_error(path: Path, error: Exception) -> SavingError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return SavingError(f"cannot save {os.fspath(path)!r}: {reason}; free space or choose another folder.")
+    blocked = isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError | PermissionError)
+    mend = "choose another place" if blocked else "free space or choose another folder"
+    return SavingError(f"cannot save {os.fspath(path)!r}: {reason}; {mend}.")
 
 
 __all__ = ["FIRST_PHASE", "RunFolder", "SavingError", "named_errors", "write_whole"]

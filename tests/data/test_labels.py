@@ -41,6 +41,28 @@ def test_every_way_to_list_labels_gives_the_same(cells):
     assert present(parse_label_list(cells, LabelOptions(), "here")) == [["ant", "cat"], [], ["bee"]]
 
 
+@pytest.mark.parametrize("cells", [["[1, 0, 1]", "[0, 1, 0]"], [[1, 0, 1], [0, 1, 0]]])
+def test_numbers_in_lists_stay_numbers(cells):
+    rows = parse_label_list(cells, LabelOptions(), "here")
+    assert present(rows) == [[1, 0, 1], [0, 1, 0]]
+    assert present(name_numbers(rows, NAMES, "here", are_multi_hot(rows, 3))) == [["ant", "cat"], ["bee"]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("['ant', None]", "row 0 lists an empty label"),
+        (["ant", ""], "row 0 lists an empty label"),
+        ("[['ant']]", r"row 0 lists \['ant'\] for a label; give names, or class ids"),
+        ([["ant"]], r"row 0 lists \['ant'\] for a label"),
+        ("['ant', {'bee': 1}]", r"row 0 lists {'bee': 1} for a label"),
+    ],
+)
+def test_what_is_no_label_is_named(cell, message):
+    with pytest.raises(ValueError, match=message):
+        parse_label_list([cell], LabelOptions(), "here")
+
+
 def test_spaces_separate_labels_only_if_that_is_said():
     cells = ["traffic light", "bus"]
     assert present(parse_label_list(cells, LabelOptions(), "here")) == [["traffic light"], ["bus"]]
@@ -136,7 +158,7 @@ def test_numbers_are_ids_or_multi_hot_vectors():
     # Every image having every label is the one reading of ids that is left.
     assert not are_multi_hot([RowLabels((0, 1, 2))], 3)
     assert present(name_numbers([RowLabels((0, 1, 2))], NAMES, "here", False)) == [NAMES]
-    for label in (3, -1, 0.5, math.nan):
+    for label in (3, -1, 0.5, math.nan, math.inf):
         with pytest.raises(ValueError, match=f"row 0: label id {label} is out of range; .* 0 to 2"):
             name_numbers([RowLabels((label,))], NAMES, "here", False)
 

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -329,6 +330,16 @@ def test_a_test_set_without_any_tail_positive_has_a_dash_and_says_why(tmp_path, 
     saved = json.loads((tmp_path / "all.json").read_text())[0]
     assert saved["map_tail"] is None
     assert saved["bootstrap"]["intervals"]["map_tail"]["low"] is None
+
+
+def test_rows_whose_groups_differ_are_marked_as_such(files, tmp_path, capsys):
+    path, table = next(iter(files.items()))
+    write_scores(replace(table, head_min=121), tmp_path / "other.npz")  # a car, in 120 images, is head no more
+    assert main(["evaluate", path, str(tmp_path / "other.npz"), "--bootstrap", "0"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Rows do not agree which classes are head, medium and tail (car)" in shown
+    assert main(["evaluate", *files, "--bootstrap", "0"]) == 0
+    assert "Rows do not agree" not in capsys.readouterr().out
 
 
 def test_top_k_and_eleven_points_reach_the_figures(files, tmp_path):

@@ -1,5 +1,6 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -117,6 +118,7 @@ def test_counts_of_the_wrong_type_are_refused(counts):
         ("db", {"preset": "cifar"}),
         ("db", {"negative_scale": 0}),
         ("db", {"alpha": -1}),
+        ("db", {"mu": float("nan")}),
         ("db_focal", {"gamma": -2}),
         ("pg", {"preset": "cifar"}),
         ("pg", {"positive_divisor": 0}),
@@ -144,6 +146,28 @@ def test_an_unknown_reduction_is_refused_when_built(name):
 def test_asls_options_are_refused_when_built(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         build_loss("asl", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("asl", {"margin": "0.1"}), ("asl", {"gamma_neg": None}), ("focal", {"gamma": "2"}), ("cb_focal", {"beta": [0.9]}),
+     ("ldam", {"reweight_epoch": "3"}), ("db", {"mu": "0.3"}), ("pg", {"kappa": [0.1]})],
+    ids=str,
+)  # fmt: skip
+def test_options_of_another_type_are_refused_by_name_when_built(name, options):
+    ((option, value),) = options.items()
+    with pytest.raises(TypeError, match=rf"{option} must be a .*number.*got {re.escape(repr(value))}") as error:
+        build_loss(name, COUNTS, TOTAL, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    logits, labels = torch.randn(4, len(COUNTS)), torch.ones(4, len(COUNTS))
+    expected = build_loss("db", COUNTS, TOTAL, mu=0.5)(logits, labels)
+    for number in (np.float32(0.5), torch.tensor(0.5)):
+        assert build_loss("db", COUNTS, np.int64(TOTAL), mu=number)(logits, labels) == expected
+    with pytest.raises(TypeError, match="num_samples is '9'"):
+        build_loss("db", COUNTS, "9")
 
 
 def test_losses_without_statistics_ignore_them():

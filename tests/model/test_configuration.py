@@ -193,6 +193,15 @@ def test_all_problems_are_reported_in_one_error():
         ({"calibration": {"head": {"temperature": 0}}}, ["temperature of calibration['head'] is 0", "> 0"]),
         ({"calibration": {"head": {"temperature": 1, "bias": "2"}}}, ["bias of calibration['head'] is '2'"]),
         ({"calibration": {"head": {"temperature": float("nan")}}}, ["is nan", "finite"]),
+        ({"hidden_act": "geluu"}, ["unknown hidden_act 'geluu'", "ACT2FN"]),
+        ({"class_counts": [float("inf"), 1]}, ["class_counts is [inf, 1]", "whole number"]),
+        ({"label_names": 5}, ["label_names is 5", "list of names"]),
+        ({"id2label": ["a", "b"]}, ["id2label is ['a', 'b']", "from class ids to names"]),
+        ({"id2label": {"cat": 0, "dog": 1}}, ["id2label is {'cat': 0", "from class ids to names"]),
+        ({"image_mean": [float("nan")] * 3}, ["image_mean", "finite"]),
+        ({"image_std": [1.0, 1.0, float("inf")]}, ["image_std", "finite and > 0"]),
+        ({"layer_norm_eps": -1.0}, ["layer_norm_eps is -1.0"]),
+        ({"class_counts": [10, 5], "num_samples": 3}, ["num_samples is 3", "class_counts has 10"]),
         ({"num_channels": 1}, ["image_mean has 3 values for 1 channels", "image_std"]),
         ({"problem_type": "single_label_classification"}, ["multi_label_classification"]),
         ({"label_dropout": -0.1}, ["label_dropout is -0.1"]),
@@ -218,6 +227,11 @@ def test_a_problem_is_one_line_that_names_it_and_the_mend(arguments, parts):
 def test_a_wrong_type_is_refused_by_name(field, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=field):
         CSSFEConfig(**{field: value})
+
+
+def test_whole_numbers_serve_as_fractions():
+    config = CSSFEConfig(image_mean=[0, 0, 0], image_std=[1, 1, 1], layer_norm_eps=0)
+    assert (list(config.image_mean), list(config.image_std)) == ([0, 0, 0], [1, 1, 1])
 
 
 def test_lt_voc_has_6_head_6_medium_and_8_tail_classes():

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,8 +56,11 @@ def test_embeddings_change_the_logits():
         (torch.zeros(35), r"\(35,\), expected \(5, 7\)"),
         (torch.full((5, 7), math.nan), "NaN"),
         (torch.full((5, 7), math.inf), "infinite"),
+        (torch.ones(5, 7) * 1j, "complex"),
+        (None, "label embeddings must be an array of numbers, got NoneType"),
+        (np.full((5, 7), "a"), "label embeddings must be an array of numbers, got <U1"),
     ],
-    ids=["width", "classes", "axes", "nan", "infinite"],
+    ids=["width", "classes", "axes", "nan", "infinite", "complex", "none", "text"],
 )
 def test_embeddings_that_do_not_fit_are_refused_and_nothing_changes(embeddings, part):
     model = small_model()

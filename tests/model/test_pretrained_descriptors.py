@@ -120,13 +120,20 @@ def test_in_half_precision_logits_are_near_those_of_fp32():
     torch.testing.assert_close(half.float(), full, rtol=0.1, atol=0.1)
 
 
-def test_what_does_not_fit_is_an_error_in_one_line():
+def test_what_does_not_fit_is_an_error_in_one_line_and_changes_nothing():
     model, rows, bias = hearing()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"expected \(7, 96\) and \(7,\): a row for each class"):
         model.set_pretrained_classifier(rows[:, 1:], bias)
     with pytest.raises(ValueError, match=r"expected \(3, 110\)"):
         model.set_discriminant(torch.zeros(3, 96), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"\(0, 96\) and \(0,\), expected \(1, 96\)"):
+        model.set_pretrained_classifier(rows[:0], bias[:0])
+    for wrong in (torch.full((3, 110), torch.nan), torch.ones(3, 110) * 1j):
+        with pytest.raises(ValueError, match="values of weight are NaN, infinite or complex"):
+            model.set_discriminant(wrong, torch.zeros(3))
     with pytest.raises(ValueError, match="this model has no discriminant"):
         build(share=0.0).set_pretrained_classifier(rows, bias)
     with pytest.raises(ValueError, match="num_pretrained_labels is -1: give a number >= 0"):
         CSSFEConfig(num_pretrained_labels=-1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -201,6 +201,20 @@ def test_any_form_of_labels_serves_and_unknown_is_absent(name, kind):
     assert list(build(name, forms[kind])) == list(build(name, labels))
 
 
+@every_sampler
+def test_what_is_no_whole_number_is_refused_by_name(name):
+    labels = [[1, 0], [0, 1]]
+    for option, value in (("seed", "a"), ("seed", 1.5), ("num_replicas", None), ("rank", 0.5)):
+        with pytest.raises(TypeError, match=f"{option} must be a whole number >= .*, got {value!r}"):
+            build(name, labels, **{option: value})
+    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+        build(name, labels, seed=-1)
+    with pytest.raises(TypeError, match=r"epoch must be a whole number >= 0, got 1\.5"):
+        build(name, labels).set_epoch(1.5)
+    with pytest.raises(ValueError, match="rows of different lengths"):
+        build(name, [[1], [1, 0]])
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 @every_sampler

@@ -210,7 +210,7 @@ def test_the_registry_names_what_exists_and_the_nearest():
     [
         ("uniform", {"seed": -1}, "seed must be >= 0, got -1"),
         ("uniform", {"num_replicas": 2, "rank": 2}, "rank 2 and num_replicas 2"),
-        ("uniform", {"num_replicas": 0}, "num_replicas 0"),
+        ("uniform", {"num_replicas": 0}, "num_replicas must be >= 1, got 0"),
         ("class_aware", {"images_per_class": 0}, "images_per_class must be >= 1"),
         ("class_aware", {"length_divisor": 0}, "length_divisor must be > 0"),
         ("repeat_factor", {"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),

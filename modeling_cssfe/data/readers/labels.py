@@ -10,6 +10,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 
@@ -154,7 +155,7 @@ def name_numbers(rows: Sequence[RowLabels], names: Sequence[str], where: str, mu
     def name(label: Any, index: int) -> str:
         if isinstance(label, str):
             return label
-        if label != label or label != int(label) or not 0 <= label < len(names):  # NaN is no id
+        if not float(label).is_integer() or not 0 <= label < len(names):  # nor NaN and infinity
             raise ValueError(
                 f"{where}, row {index}: label id {label} is out of range; with {len(names)} label names ids run from "
                 f"0 to {len(names) - 1}."
@@ -206,11 +207,9 @@ def parse_label_list(cells: Sequence[Any], options: LabelOptions, where: str) ->
                 raise ValueError(f"{where}: {_empty_cell_message(f'row {index}')}")
             rows.append(ALL_UNKNOWN if options.empty_cells == "unknown" else RowLabels())
         elif isinstance(cell, str):
-            rows.append(RowLabels(tuple(_split_text(cell, delimiter))))
+            rows.append(RowLabels(tuple(_split_text(cell, delimiter, f"{where}: row {index}"))))
         elif isinstance(cell, list | tuple):
-            if any(label is None for label in cell):
-                raise ValueError(f"{where}: row {index} lists an empty label; remove it.")
-            rows.append(RowLabels(tuple(label.strip() if isinstance(label, str) else label for label in cell)))
+            rows.append(RowLabels(tuple(_checked(label, f"{where}: row {index}") for label in cell)))
         elif isinstance(cell, int | float) and not isinstance(cell, bool):
             rows.append(RowLabels((cell,)))
         else:
@@ -295,9 +294,18 @@ def _state(cell: Any) -> str:
     return {"true": "present", "false": "absent"}.get(str(cell).strip().lower(), "bad")
 
 
-def _split_text(cell: str, delimiter: str | None) -> list[str]:
+def _checked(label: Any, where: str) -> Any:
+    """A label of a list: a name, without spaces around it, or a number, which is an id or a place of a vector."""
+    if isinstance(label, Real) or (isinstance(label, str) and label.strip()):
+        return label.strip() if isinstance(label, str) else label
+    if label is None or label == "":
+        raise ValueError(f"{where} lists an empty label; remove it.")
+    raise ValueError(f"{where} lists {label!r} for a label; give names, or class ids.")
+
+
+def _split_text(cell: str, delimiter: str | None, where: str) -> list[Any]:
     if cell.lstrip().startswith("["):
-        return [str(label).strip() for label in _listed(cell)]
+        return [_checked(label, where) for label in _listed(cell)]
     parts = cell.split(delimiter) if delimiter else [cell]
     return [part.strip() for part in parts if part.strip()]
 
