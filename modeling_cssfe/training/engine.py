@@ -21,7 +21,7 @@ from ..data.streaming import StreamingLoader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from .checkpoint import CheckpointStore
 from .discriminant import first_look, initialize_class_activation
-from .environment import build_accelerator, describe_environment, process_state
+from .environment import build_accelerator, describe_environment, process_state, warn_of_idle_cores
 from .frozen_features import FeatureFeed, build_feature_loaders
 from .initial_model import require_same_shapes
 from .interruption import TrainingInterruptedError
@@ -132,6 +132,7 @@ def _train(
     output_dir = folder.path
     accelerator = build_run_accelerator(recipe, output_dir)
     accelerator.wait_for_everyone()  # all have looked at the folder before the first writes into it
+    warn_of_idle_cores(accelerator)
     checkpoints = CheckpointStore(folder.path / "checkpoints", recipe.checkpoints_kept)
     if folder.finished:
         results = folder.read_results()

@@ -53,6 +53,23 @@ def computes_in_bf16(device: torch.device | str) -> bool:
     return False
 
 
+def warn_of_idle_cores(accelerator: Accelerator) -> None:
+    """Say so if `accelerate launch` has left cores of a CPU idle: untold, it gives each process one thread."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # anybody else has chosen the number of threads
+    if accelerator.device.type != "cpu" or not launched or not accelerator.is_main_process:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    if threads * accelerator.num_processes < cores:
+        logger.warning(
+            "This run computes with %d of %d cores; give accelerate launch --num_cpu_threads_per_process %d, or start "
+            "it by `cssfe train`.",
+            threads * accelerator.num_processes,
+            cores,
+            cores // accelerator.num_processes,
+        )
+
+
 def process_state() -> PartialState:
     """Which of how many processes this is, also of several on a CPU, which `PartialState()` takes for one each."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **store_of_restart())
@@ -124,4 +141,11 @@ def _git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
-__all__ = ["build_accelerator", "computes_in_bf16", "describe_environment", "process_state", "store_of_restart"]
+__all__ = [
+    "build_accelerator",
+    "computes_in_bf16",
+    "describe_environment",
+    "process_state",
+    "store_of_restart",
+    "warn_of_idle_cores",
+]

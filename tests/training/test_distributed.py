@@ -15,7 +15,12 @@ from torch import nn
 
 from modeling_cssfe import CSSFEForImageClassification
 from modeling_cssfe.training import load_recipe, train
-from modeling_cssfe.training.environment import process_state, store_of_restart
+from modeling_cssfe.training.environment import (
+    build_accelerator,
+    process_state,
+    store_of_restart,
+    warn_of_idle_cores,
+)
 from modeling_cssfe.training.run import enable_activation_checkpointing
 
 
@@ -162,6 +167,25 @@ def test_a_restart_on_several_machines_says_what_torchrun_needs(monkeypatch, cap
 
 
 @pytest.mark.slow
+def test_cores_that_accelerate_launch_leaves_idle_are_told(monkeypatch, caplog):
+    accelerator = build_accelerator("no")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    warn_of_idle_cores(accelerator)
+    assert not caplog.records  # whoever starts it otherwise has chosen
+    # What the launcher itself gives the process.
+    (default,) = _validate_launch_command(launch_command_parser().parse_args(["--num_processes", "1", "x.py"]))[:1]
+    assert default.num_cpu_threads_per_process == 1
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    warn_of_idle_cores(accelerator)
+    if accelerator.device.type == "cpu":
+        assert "computes with 1 of 6 cores; give accelerate launch --num_cpu_threads_per_process 6" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    warn_of_idle_cores(accelerator)
+    assert not caplog.records
+
+
 def test_a_dry_run_of_two_processes_passes_and_one_shows_it(two_processes):
     shown, silent = ((two_processes / f"dry.{rank}.txt").read_text() for rank in range(2))
     assert silent == "exit code 0\n"
