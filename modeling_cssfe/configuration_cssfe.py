@@ -226,11 +226,13 @@ class CSSFEConfig(PreTrainedConfig):
     def __post_init__(self, label_names=None, **kwargs):
         problems = []
         if isinstance(label_names, str) or not (label_names is None or hasattr(label_names, "__iter__")):
-            problems.append(f"label_names is {label_names!r}: give a list of names")
+            what = "the text " if isinstance(label_names, str) else ""
+            problems.append(f"label_names is {what}{label_names!r}: give a list of names")
             label_names = None
-        if not _numbers_classes(self.id2label):  # type: ignore[has-type]
-            problems.append(f"id2label is {self.id2label!r}: give a dict from class ids to names")  # type: ignore[has-type]
-            self.id2label = None
+        given: Any = self.id2label  # type: ignore[has-type]
+        if not _numbers_classes(given):
+            problems.append(f"id2label is {given!r}: give a dict from class ids to names")
+            self.id2label = {0: "LABEL_0"}  # so that what else is wrong can be told as well
         try:
             self.class_counts = _whole_numbers(self.class_counts)
         except (TypeError, ValueError, OverflowError):
@@ -240,7 +242,7 @@ class CSSFEConfig(PreTrainedConfig):
             self.class_counts = None
         if label_names is not None:
             label_names = [str(name) for name in label_names]
-            given: dict | None = self.id2label  # type: ignore[has-type]
+            given = self.id2label
             if given is not None and [given[key] for key in sorted(given, key=int)] != label_names:
                 problems.append("label_names and id2label name different classes: give one of them")
             if kwargs.get("num_labels", len(label_names)) != len(label_names):
