@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -410,8 +409,11 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         settings = {"backbone": backbone, "label_names": label_names, "class_counts": class_counts, **config_overrides}
         try:
             config = CSSFEConfig(**settings)
-        except StrictDataclassFieldValidationError as error:
-            raise TypeError(f"{' '.join(str(error.__cause__ or error).split())}; see CSSFEConfig.") from error
+        except Exception as error:
+            # A field of another type is an error of huggingface_hub's own kind, with the TypeError as its cause.
+            if not isinstance(error.__cause__, TypeError):
+                raise
+            raise TypeError(f"{' '.join(str(error.__cause__).split())}; see CSSFEConfig.") from error
         embeddings = None
         if config.uses_fusion:
             embeddings, provenance = resolve_label_embeddings(label_embeddings, config, seed)

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
-from modeling_cssfe import CSSFEConfig, assign_groups
+from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, assign_groups
 from modeling_cssfe.configuration_cssfe import ABLATIONS, CHOICES, PRESETS
 
 
@@ -227,6 +227,15 @@ def test_a_problem_is_one_line_that_names_it_and_the_mend(arguments, parts):
 def test_a_wrong_type_is_refused_by_name(field, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=field):
         CSSFEConfig(**{field: value})
+
+
+def test_the_factory_refuses_a_wrong_type_in_one_line():
+    with pytest.raises(TypeError, match=r"^Field 'head_min' expected int, got str \(value: 'a'\); see CSSFEConfig\.$"):
+        CSSFEForImageClassification.from_backbone("test_resnet", label_names=["a", "b"], head_min="a")
+    with pytest.raises(ValueError, match="unknown pretrained tag 'foo' of backbone 'test_resnet'; choose one of r160"):
+        CSSFEForImageClassification.from_backbone(
+            "test_resnet.foo", label_names=["a"], label_embeddings="random", backbone_weights=False
+        )
 
 
 def test_whole_numbers_serve_as_fractions():

@@ -275,7 +275,7 @@ def _one_split(dataset: "datasets.Dataset | datasets.DatasetDict", split: str | 
     known = ", ".join(map(repr, dataset))
     if split is None:
         if len(dataset) != 1:
-            raise ValueError(f"the data set has the splits {known}; name the one to draw from, or 'all', by split.")
+            raise ValueError(f"the data set has the splits {known}; name the split to draw from, or 'all', with split.")
         return next(iter(dataset.values()))
     if split != "all":
         _check_choice("split", split, [*dataset, "all"])
