@@ -48,11 +48,13 @@ def build_timm_model(
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         mend = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models() for what exists."
         raise ValueError(f"unknown backbone {name!r}; {mend}")
-    architecture, _, tag = name.partition(".")
-    tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        architecture, _, tag = name.partition(".")
+        tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{architecture}.*")]
         mend = f"choose one of {', '.join(tags)}, or none." if tags else f"write {architecture!r} alone."
-        raise ValueError(f"unknown pretrained tag {tag!r} of backbone {architecture!r}; {mend}")
+        raise ValueError(f"unknown pretrained tag {tag!r} of backbone {architecture!r}; {mend}") from error
     options = {"num_classes": 0, "in_chans": num_channels, **(backbone_kwargs or {})}
     try:
         with torch.device("meta"):

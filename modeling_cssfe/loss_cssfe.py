@@ -145,6 +145,7 @@ def asymmetric_loss(
 
     Raises:
         ValueError: Shapes differ, the reduction is unknown, or an option is out of range.
+        TypeError: An option is no number.
     """
     _check_asymmetric_options(gamma_pos, gamma_neg, margin)
     scores, targets, known = split_labels(logits, labels)

@@ -180,7 +180,7 @@ def build_loss(name: str, class_counts: Any = None, num_samples: float | None = 
 
     Raises:
         ValueError: Unknown name or option, a statistic is missing, or a value is out of range.
-        TypeError: A statistic is not a number or not a sequence of numbers.
+        TypeError: A statistic is not a number or not a sequence of numbers, or an option is no number.
 
     Example:
         >>> import torch

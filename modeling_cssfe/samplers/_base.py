@@ -108,6 +108,7 @@ class ResumableSampler(Sampler):
 
     Raises:
         ValueError: The labels are no matrix, or seed, rank or number of ranks is out of range.
+        TypeError: Seed, rank or number of ranks is no whole number.
     """
 
     def __init__(self, labels: Any, seed: int = 0, num_replicas: int = 1, rank: int = 0, drop_uneven: bool = False):
@@ -170,6 +171,7 @@ class ResumableSampler(Sampler):
 
         Raises:
             ValueError: It is negative.
+            TypeError: It is no whole number.
         """
         check_whole("epoch", epoch, 0)
         if epoch != self.epoch:

@@ -106,6 +106,7 @@ def build_sampler(name: str, labels: Any, seed: int = 0, **overrides: Any) -> Re
 
     Raises:
         ValueError: Unknown name or option, the labels are no matrix, or an option is out of range.
+        TypeError: The seed or a number that counts something is no whole number.
 
     Example:
         >>> sampler = build_sampler("class_aware", labels=[[1, 0], [1, 0], [1, 0], [1, 1]])

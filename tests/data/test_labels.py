@@ -52,7 +52,7 @@ def test_numbers_in_lists_stay_numbers(cells):
     ("cell", "message"),
     [
         ("['ant', None]", "row 0 lists an empty label"),
-        (["ant", ""], "row 0 lists an empty label"),
+        (["ant", " "], "row 0 lists an empty label"),
         ("[['ant']]", r"row 0 lists \['ant'\] for a label; give names, or class ids"),
         ([["ant"]], r"row 0 lists \['ant'\] for a label"),
         ("['ant', {'bee': 1}]", r"row 0 lists {'bee': 1} for a label"),

@@ -296,10 +296,11 @@ def _state(cell: Any) -> str:
 
 def _checked(label: Any, where: str) -> Any:
     """A label of a list: a name, without spaces around it, or a number, which is an id or a place of a vector."""
-    if isinstance(label, Real) or (isinstance(label, str) and label.strip()):
-        return label.strip() if isinstance(label, str) else label
+    label = label.strip() if isinstance(label, str) else label
     if label is None or label == "":
         raise ValueError(f"{where} lists an empty label; remove it.")
+    if isinstance(label, Real | str):
+        return label
     raise ValueError(f"{where} lists {label!r} for a label; give names, or class ids.")
 
 
