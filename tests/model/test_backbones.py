@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
-from modeling_cssfe.backbone_cssfe import CSSFEBackbone
+from modeling_cssfe.backbone_cssfe import CSSFEBackbone, build_timm_model
 
 from .helpers import images_for, small_config
 
@@ -193,6 +193,13 @@ def test_an_unknown_backbone_is_refused_and_the_nearest_named():
 
 def test_a_pretrained_tag_is_part_of_a_name():
     assert CSSFEBackbone(small_config(backbone="test_resnet.r160_in1k")).map_size == (2, 3)
+
+
+def test_a_tag_without_weights_is_a_name_too_and_an_unknown_one_is_refused():
+    model = build_timm_model("convnext_atto_rms.untrained", (64, 64))
+    assert not model.pretrained_cfg.get("hf_hub_id")
+    with pytest.raises(ValueError, match="unknown pretrained tag 'foo' of backbone 'test_resnet'; choose one of r160"):
+        build_timm_model("test_resnet.foo", (64, 64))
 
 
 @pytest.mark.parametrize(
