@@ -31,8 +31,8 @@ def split_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
         labels: `(batch, classes)`, any integer, bool or float dtype; `-1` (any negative number) or `NaN` is unknown.
 
     Returns:
-        The logits in at least fp32, the targets in the same dtype with 0 in place of unknown labels, and the boolean
-        mask of known labels. The inputs are never changed.
+        The logits in at least fp32 and the targets in the same dtype, both with 0 in place of unknown labels, and the
+        boolean mask of known labels. The inputs are never changed.
 
     Raises:
         ValueError: The two shapes differ or are not two-dimensional.
@@ -46,7 +46,8 @@ def split_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
     scores = logits if logits.dtype == torch.float64 else logits.float()
     targets = labels.to(scores.dtype)
     known = targets >= 0  # False for NaN as well
-    return scores, torch.where(known, targets, torch.zeros_like(targets)), known
+    # The logits too: a NaN or an infinity there would go through the gradient's product with 0.
+    return torch.where(known, scores, 0.0), torch.where(known, targets, 0.0), known
 
 
 def reduce_loss(

@@ -82,8 +82,9 @@ def best_overlaps(maps: np.ndarray, boxes: Sequence[np.ndarray], thresholds: Seq
     A map is stretched to [0, 1], cut off at each threshold, and every connected part of what is left (over edges and
     corners) gets its tight box; the best pair counts.
 
-    Source: J. Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, section 3.2
-    (MaxBoxAccV2).
+    Source: J. Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, section 4.1, as
+    their extended "Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets" (arXiv
+    2007.04178) has it: MaxBoxAccV2.
 
     Args:
         maps: `(P, H, W)`.

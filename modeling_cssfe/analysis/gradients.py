@@ -5,10 +5,13 @@ For binary cross-entropy the gradient of a logit is sigma(s) - y: every image wi
 (a positive gradient), every image with it up. Classes with few positives are mostly pushed down, which is how the CSSFE
 paper explains their low confidence. For any other loss autograd gives the gradient on the logits.
 
-Gradients are those of the loss summed over images and classes, whatever its `reduction`: a mean is multiplied by the
-number of known labels, so that BCE gives sigma(s) - y itself.
+Gradients are those of the loss summed over images and classes, whatever its `reduction`, so that BCE gives
+sigma(s) - y itself. Where a discriminant has a share of the final logits, s is the logit that the loss is given, without
+that share.
 """
 
+import contextlib
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +21,7 @@ from accelerate.utils import gather_object
 
 from ..configuration_cssfe import GROUPS
 from ..evaluation.bootstrap import DEFAULT_RESAMPLES
+from ..training.loop import smooth_labels
 from ..training.run import Observer, Run
 from .streamed_means import StreamedMeans, Summary
 
@@ -35,17 +39,38 @@ def logit_gradients(
     Args:
         logits: `(B, C)`.
         labels: `(B, C)`, 1, 0, or -1 (or NaN) for unknown.
-        loss: `(logits, labels) -> scalar`; one whose attribute `reduction` is `"mean"` is taken to average over the
-            known labels.
+        loss: `(logits, labels) -> scalar`; one with an attribute `reduction` is summed.
 
     Returns:
         `(B, C)`, the dtype of the logits; 0 at unknown labels. Nothing is left in `.grad` of any parameter.
     """
+    if getattr(loss, "reduction", "sum") != "sum":
+        loss = copy.copy(loss)  # shares its statistics with the other, which stays as it is
+        loss.reduction = "sum"  # type: ignore[attr-defined]
     with torch.enable_grad():
         leaf = logits.detach().clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(loss(leaf, labels), leaf)
-    known = ((labels == 0) | (labels > 0)).to(gradient.device)
-    return gradient * known.sum() if getattr(loss, "reduction", "sum") == "mean" else gradient
+        return torch.autograd.grad(loss(leaf, labels), leaf)[0]
+
+
+class _LossLogits:
+    """The logits that a model's loss is given: without the share of a discriminant, where there is one."""
+
+    def __init__(self, model: Any):
+        self._hook = None
+        if model.discriminant is not None:
+            self._hook = model.classifier.register_forward_hook(self._keep)
+
+    def _keep(self, classifier: Any, inputs: Any, logits: torch.Tensor) -> None:
+        self._kept = logits.detach()
+
+    def last(self, final: torch.Tensor) -> torch.Tensor:
+        """Those of the last forward pass, whose final logits are given, in fp32."""
+        return (final if self._hook is None else self._kept).float()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        if self._hook is not None:
+            self._hook.remove()
 
 
 class GradientMeter:
@@ -163,6 +188,7 @@ class GradientObserver(Observer):
         config: Any = run.model.config
         self._accelerator = run.accelerator
         self._meter = GradientMeter(config.label_names, config.groups, run.accelerator.device)
+        self._logits = _LossLogits(run.model)
 
     def on_epoch_start(self, run: Run) -> None:
         """Begin an epoch, or go on with one of which `run.step` batches are done."""
@@ -172,7 +198,8 @@ class GradientObserver(Observer):
     def on_step_end(self, run: Run, batch: dict[str, torch.Tensor], loss: torch.Tensor, logits: torch.Tensor) -> None:
         """Add a step's gradients, on the device."""
         labels = batch["labels"]
-        self._meter.update(logit_gradients(logits.float(), labels, run.model.loss_function), labels)
+        wanted = smooth_labels(labels, run.recipe.label_smoothing)
+        self._meter.update(logit_gradients(self._logits.last(logits), wanted, run.model.loss_function), labels)
 
     def on_steps_done(self, run: Run, entry: dict[str, Any]) -> None:
         """Add the epoch's figures by group to its entry."""
@@ -181,6 +208,10 @@ class GradientObserver(Observer):
         entry["gradients"] = found["groups"]
         classes = list(found["per_class"].values())
         entry["class_gradients"] = {name: [own[name] for own in classes] for name in FIGURES}
+
+    def close(self) -> None:
+        """Leave the model."""
+        self._logits.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs. All processes call it; it has the sums of each."""
@@ -197,6 +228,7 @@ def measure_gradients(
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     groups: Sequence[str] | None = None,
     *,
+    label_smoothing: float = 0.0,
     resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
     confidence: float = 0.95,
@@ -208,6 +240,7 @@ def measure_gradients(
         loader: Yields `pixel_values` and `labels`, in the model's order of classes.
         loss: By default the model's own.
         groups: Group of each class, by default the model's own.
+        label_smoothing: What the model was trained with, in [0, 1).
         resamples: Of the intervals.
         seed: Of the resamples.
         confidence: Share of resamples within an interval.
@@ -220,18 +253,19 @@ def measure_gradients(
     names = list(model.config.label_names)
     means = StreamedMeans(names, groups or model.config.groups, resamples, seed, confidence)
     model.eval()
-    for batch in loader:
-        labels = batch["labels"].to(device)
-        with torch.no_grad():
-            logits = model(pixel_values=batch["pixel_values"].to(device)).logits.float()
-        found = logit_gradients(logits, labels, loss).cpu().double().numpy()
-        positive, negative = ((labels > 0).cpu().numpy(), (labels == 0).cpu().numpy())
-        known = positive | negative
-        parts = {"positives": positive, "negatives": negative, "net": known}
-        values = {name: np.where(where, found, np.nan) for name, where in parts.items()}
-        values["up"] = np.where(known, np.clip(-found, 0, None), np.nan)
-        values["size"] = np.where(known, np.abs(found), np.nan)
-        means.add(values)
+    with contextlib.closing(_LossLogits(model)) as loss_logits:
+        for batch in loader:
+            labels = batch["labels"].to(device)
+            with torch.no_grad():
+                logits = loss_logits.last(model(pixel_values=batch["pixel_values"].to(device)).logits)
+            found = logit_gradients(logits, smooth_labels(labels, label_smoothing), loss).cpu().double().numpy()
+            positive, negative = ((labels > 0).cpu().numpy(), (labels == 0).cpu().numpy())
+            known = positive | negative
+            parts = {"positives": positive, "negatives": negative, "net": known}
+            values = {name: np.where(where, found, np.nan) for name, where in parts.items()}
+            values["up"] = np.where(known, np.clip(-found, 0, None), np.nan)
+            values["size"] = np.where(known, np.abs(found), np.nan)
+            means.add(values)
     every = np.ones(len(names), dtype=bool)
     return {
         **{name: means.summarize(name) for name in ("positives", "negatives", "net")},

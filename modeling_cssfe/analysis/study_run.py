@@ -263,7 +263,8 @@ def final_gradients(
     dataset = load_images(recipe["data"], **recipe.get("data_kwargs", {}))[recipe["train_split"]]
     names = list(model.config.label_names)
     batches = aligned_batches(dataset, [processor, processor], names, batch_size)
-    return measure_gradients(model, batches, groups=groups, **intervals)
+    smoothing = recipe.get("label_smoothing", 0.0)
+    return measure_gradients(model, batches, groups=groups, label_smoothing=smoothing, **intervals)
 
 
 def _gradient_rows(final: dict[str, dict[str, Summary]]) -> list[dict[str, Any]]:

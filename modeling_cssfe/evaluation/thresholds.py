@@ -3,7 +3,8 @@ r"""Decision thresholds of each class, chosen on validation data: `choose_thresh
 
 A label is decided on where its score is at or above its threshold. Only the places just below a positive's score come
 into question: lowering a threshold further, down to the next positive, adds false alarms and nothing else. Each place
-is put in the middle (on the logit scale) between that positive and the next lower score. Equal scores go together.
+is put in the middle (on the logit scale) between that positive and the next lower score. Equal scores go together. For
+one threshold of several classes, positives and lower scores are those of all of them.
 
 A class with few positives says little about its best threshold, so its own optimum `t` is mixed with the one threshold
 that would serve all classes of its group best (the mean of their F1, precision or recall decides):
@@ -258,7 +259,9 @@ def _common_threshold(
 ) -> float:
     """The one threshold that is best for the mean over classes; classes without positives have no say."""
     members = np.array([index for index in members if curves[index].num_positives])
-    grid = np.unique(np.concatenate([curves[index].thresholds for index in members]))[::-1]
+    # Between a class's positives may lie another's negatives, so the places are those of all their labels as one.
+    labels, scores = table.labels[:, members], table.scores[:, members]
+    grid = _Cuts.of(scores[labels >= 0], labels[labels >= 0] == 1).thresholds
     if len(grid) > _MOST_COMMON_CUTS:
         grid = grid[np.linspace(0, len(grid) - 1, _MOST_COMMON_CUTS).round().astype(int)]
     total, classes = np.zeros(len(grid)), np.zeros(len(grid))

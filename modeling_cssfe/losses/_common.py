@@ -60,7 +60,8 @@ def effective_number_weight(class_counts: Sequence[float], beta: float) -> torch
 
     A class without images is weighted like a class with one, which gives it weight 1, the largest.
 
-    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, section 3.
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019: the effective number in
+    section 3, the weight in section 4.
 
     Args:
         class_counts: Training images of each class.

@@ -21,7 +21,8 @@ class ClassBalancedFocalLoss(ClassStatisticsLoss):
 
     Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019. Constants: Wu et al.,
     "Distribution-Balanced Loss", ECCV 2020, code (beta .9, gamma 2, balance 2). Cui et al. scale the weights to mean 1
-    and the code for these data sets does not; `normalize` is off by default, as in the published numbers.
+    and that code does not, so `normalize` is off by default. Weights are each class's own, as in Cui et al.; that code
+    can also give all labels of an image the mean weight of its positives.
 
     With beta .9 the weight stops falling at about 30 images: only tail classes are lifted. Larger beta reaches further.
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """LDAM: rarer classes must be right by a wider margin; late in training their weight grows as well."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,8 +82,8 @@ class LDAMLoss(ClassStatisticsLoss):
     Training starts with equal class weights. From epoch `reweight_epoch` on, classes weigh by their effective number
     of samples, scaled to mean 1 (Cao et al., section 3.3). Tell the module where training is by `set_epoch` at the
     start of every epoch; until then it stands at epoch 0. The paper re-weights from epoch 160 of 200: with
-    `reweight_epoch=None` that share, 80 %, of the `num_epochs` given to `set_epoch` is taken, and without `num_epochs`
-    the weights stay equal.
+    `reweight_epoch=None` that share, 80 %, of the `num_epochs` given to `set_epoch` is taken, in whole epochs rounded
+    down, and without `num_epochs` the weights stay equal.
 
     Args:
         class_counts: Training images of each class.
@@ -135,7 +134,7 @@ class LDAMLoss(ClassStatisticsLoss):
         check_at_least("epoch", epoch, 0)
         start = self.reweight_epoch
         if start is None and num_epochs is not None:
-            start = math.ceil(0.8 * num_epochs)
+            start = 4 * num_epochs // 5
         self.reweighting = start is not None and epoch >= start
         self.reset_buffers()
 

@@ -161,7 +161,9 @@ class ProbabilityGuidedLoss(ClassStatisticsLoss):
     """`probability_guided_loss` as a module; see there for the formula.
 
     When to use: tail classes whose positives are learned by heart while their negatives lag, or the reverse.
-    Recommended sampler: class_aware. APAF needs batches in which classes occur, so very small batches blunt it.
+    Recommended sampler: class_aware. APAF needs batches in which classes occur, so very small batches blunt it; its
+    means are those of the logits that one call is given, each process's own where several train. An exponent has no
+    upper bound: where a class's positives are all lost it lets that class's negatives go.
 
     Args:
         class_counts: Training images of each class. None or all of the images counts as one, or all but one.

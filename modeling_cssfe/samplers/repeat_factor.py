@@ -11,13 +11,14 @@ from ._base import ResumableSampler
 def class_repeat_factors(class_counts: Any, num_samples: int, threshold: float | None = None) -> np.ndarray:
     """Repeat factor of each class, `max(1, sqrt(threshold / f_c))`, `f_c` the share of images that have it.
 
-    Source: Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, section 4.
+    Source: Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019; in the version on
+    arXiv it is appendix B.2.
 
     Args:
         class_counts: Images of each class; a class without any counts as seen once, but then repeats nothing.
         num_samples: Images in all.
         threshold: Share of images below which a class is repeated, in `[0, 1]`. By default `100 / num_samples`: classes
-            with fewer than 100 images, which is what the .001 of LVIS means on its 100,000 images, and is where head
+            with fewer than 100 images, which is what .001 means on the 100,000 images of LVIS v1, and is where head
             classes begin. (.001 itself would repeat nothing in a set of less than 1,000 images.)
 
     Returns:

@@ -23,6 +23,9 @@ class TwoBranchBatchSampler(ResumableSampler):
     of Guo and Wang, "Long-Tailed Multi-Label Visual Recognition by Collaborative Training on Uniform and Re-Balanced
     Samplings", CVPR 2021.
 
+    The default is the re-balancing of the second; that of BBN, which draws a class in proportion to 1 / n, is
+    `rebalanced="inverse_frequency"` with `rebalanced_options={"power": 2}`.
+
     When to use: models of two branches. Each step costs two batches.
 
     Args:

@@ -121,7 +121,7 @@ def _update(run: Run, group: list[dict[str, torch.Tensor]]) -> None:
         if recipe.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         with accelerator.no_sync(model) if number < len(group) else nullcontext():
-            output = model(pixel_values=pixels, labels=_smooth(batch["labels"], recipe.label_smoothing))
+            output = model(pixel_values=pixels, labels=smooth_labels(batch["labels"], recipe.label_smoothing))
             accelerator.backward(output.loss if scales is None else output.loss * scales[number - 1])
         loss = output.loss.detach().float()
         run.loss_sum += loss if scales is None else loss * scales[number - 1]
@@ -140,8 +140,8 @@ def _update(run: Run, group: list[dict[str, torch.Tensor]]) -> None:
         run.average.update(run.model, step=run.schedule.last_epoch)
 
 
-def _smooth(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Labels of 0 and 1 moved towards one half; unknown ones (-1 or NaN) stay."""
+def smooth_labels(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Labels of 0 and 1 moved towards one half, by `smoothing / 2` each; unknown ones (-1 or NaN) stay."""
     return torch.where(labels >= 0, (1 - smoothing) * labels + smoothing / 2, labels) if smoothing else labels
 
 
@@ -245,4 +245,4 @@ def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
         layer.eval()
 
 
-__all__ = ["SUMMARY", "fit", "judge", "train_epoch"]
+__all__ = ["SUMMARY", "fit", "judge", "smooth_labels", "train_epoch"]

@@ -42,7 +42,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer over `parameter_groups`."""
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     # Fused kernels update all parameters in a few launches; they exist for CPU and CUDA alike.
     return kind(groups, lr=recipe.learning_rate, fused=next(model.parameters()).device.type in ("cpu", "cuda"))

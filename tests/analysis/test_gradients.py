@@ -7,6 +7,7 @@ import torch
 from planted import planted_model, random_batch
 from tiny_runs import tiny_overrides
 
+from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.analysis.gradients import (
     GradientMeter,
     gradients_from_probabilities,
@@ -14,7 +15,7 @@ from modeling_cssfe.analysis.gradients import (
     measure_gradients,
 )
 from modeling_cssfe.analysis.study_run import training_history
-from modeling_cssfe.losses import build_loss
+from modeling_cssfe.losses import build_loss, list_losses
 
 
 LABELS = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -30,6 +31,19 @@ def test_gradients_of_cross_entropy_are_sigma_minus_y(reduction):
     found = logit_gradients(logits(), LABELS, loss)
     expected = torch.where(LABELS < 0, 0.0, 1 / (1 + torch.exp(-logits())) - LABELS)
     assert torch.allclose(found, expected)
+
+
+# A mean over images and one over labels part where labels are unknown: here the gradient must be that of the sum.
+@pytest.mark.parametrize("name", list_losses())
+def test_the_reduction_of_a_loss_makes_no_difference(name):
+    labels = torch.cat([LABELS, torch.tensor([[-1.0, -1.0, 1.0]])])
+    values = torch.cat([logits(), logits()[:1]])
+    by_sum, by_mean = (
+        logit_gradients(values, labels, build_loss(name, class_counts=[9, 5, 2], num_samples=16, reduction=reduction))
+        for reduction in ("sum", "mean")
+    )
+    assert torch.equal(by_sum, by_mean)
+    assert (by_mean[labels < 0] == 0).all()
 
 
 # These have no factor that is held fixed in the backward pass, so differences of their value are their gradient.
@@ -96,6 +110,29 @@ def test_gradients_of_a_model_over_data_have_intervals_whatever_the_batches():
                 assert interval.value == pytest.approx(value, abs=1e-6)
                 assert interval.low <= interval.value <= interval.high
             assert found[0][figure].per_class[name].low == pytest.approx(found[1][figure].per_class[name].low, abs=1e-6)
+
+
+def test_gradients_are_of_the_logits_that_the_loss_is_given_and_of_the_labels_as_smoothed():
+    config = CSSFEConfig(
+        backbone="test_resnet",
+        preset="plus",
+        image_size=32,
+        label_names=["a", "b", "c"],
+        class_counts=[120, 40, 4],
+        label_embedding_dim=8,
+        discriminant_share=0.5,
+    )
+    torch.manual_seed(0)
+    model = CSSFEForImageClassification(config).eval()
+    model.set_discriminant(torch.randn(model.discriminant.weight.shape), torch.randn(3))
+    model.set_loss(build_loss("bce", reduction="sum"))
+    batch = {"pixel_values": torch.randn(4, 3, 32, 32), "labels": torch.eye(4)[:, :3]}
+    found = measure_gradients(model, [batch], resamples=2, label_smoothing=0.2)["net"].per_class
+    # The classifier's bias is added to its logits, so the gradient of the loss on it is the sum of theirs.
+    model(**batch | {"labels": 0.8 * batch["labels"] + 0.1}).loss.backward()
+    expected = (model.classifier.bias.grad.flatten() / 4).tolist()
+    assert [found[name].value for name in "abc"] == pytest.approx(expected, rel=1e-5)
+    assert not model.classifier._forward_hooks
 
 
 # Takes some ten seconds, as a network is trained for two epochs.

@@ -206,6 +206,14 @@ def test_the_groups_threshold_is_the_best_for_the_mean_f1_of_its_classes():
     assert mean_f1(choice.overall) == pytest.approx(max(mean_f1(cut) for cut in np.unique(table.scores)), abs=1e-12)
 
 
+def test_one_threshold_for_several_classes_may_lie_between_the_negatives_of_one_of_them():
+    scores = np.array([[0.9, 0.95], [0.1, 0.93], [0.08, 0.8], [0.07, 0.7], [0.06, 0.6]])
+    labels = np.array([[1, 1], [0, 0], [0, 0], [0, 0], [0, 0]])
+    # At .9 the first class is right and the second has one false alarm: F1 of 1 and 2/3. Each class's own gap below its
+    # positive reaches down to .1, where the second has four, or up to .93, where the first finds nothing.
+    assert 0.8 < choose_thresholds(make_table(scores, labels, [HEAD, HEAD])).overall <= 0.9
+
+
 def test_a_group_is_mixed_with_all_classes_by_its_own_positives():
     table = random_table(4, images=50, counts=(HEAD, HEAD, TAIL), digits=6)
     choice = choose_thresholds(table)

@@ -180,11 +180,12 @@ def test_unknown_labels_take_no_part(name, reduction):
     if reduction == "none":
         assert torch.equal(value[unknown], torch.zeros(int(unknown.sum())))
     # Neither what their logits are, nor how "unknown" is written.
-    value_again, gradient_again = value_and_gradient(
-        loss, logits.masked_fill(unknown, 50.0), labels.masked_fill(unknown, float("nan"))
-    )
-    assert torch.equal(value, value_again)
-    assert torch.equal(gradient, gradient_again)
+    for other in (50.0, float("nan"), float("inf"), float("-inf")):
+        value_again, gradient_again = value_and_gradient(
+            loss, logits.masked_fill(unknown, other), labels.masked_fill(unknown, float("nan"))
+        )
+        assert torch.equal(value, value_again)
+        assert torch.equal(gradient, gradient_again)
 
 
 @every_loss

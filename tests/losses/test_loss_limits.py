@@ -193,9 +193,10 @@ def test_ldam_reweights_for_the_last_fifth_of_a_known_number_of_epochs(batch):
     loss = build("ldam")
     loss.set_epoch(79)
     assert not loss.reweighting
-    for epoch, reweighting in ((0, False), (63, False), (64, True), (79, True)):
-        loss.set_epoch(epoch, num_epochs=80)
-        assert loss.reweighting == reweighting
+    for num_epochs, start in ((200, 160), (80, 64), (35, 28), (5, 4), (4, 3), (2, 1), (1, 0)):
+        for epoch in range(num_epochs):
+            loss.set_epoch(epoch, num_epochs=num_epochs)
+            assert loss.reweighting == (epoch >= start)
 
 
 def test_ldam_keeps_its_place_through_a_move(batch):
