@@ -2,6 +2,8 @@
 """What may be wrong with a configuration: every problem in words, with the mend."""
 
 import math
+import unicodedata
+from collections import Counter
 from typing import Any
 
 from transformers.activations import ACT2FN
@@ -87,7 +89,10 @@ def _problems_of_classes(config: Any) -> list[str]:
     names = list(config.id2label.values())
     if any(not name.strip() for name in names):
         problems.append(f"label name of class {[name.strip() for name in names].index('')} is empty: name every class")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    broken = [name for name in names if any(unicodedata.category(character) == "Cc" for character in name)]
+    if broken:
+        problems.append(f"label name {broken[0]!r} has a line break or another control character: write it in one line")
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         problems.append(f"label name(s) {', '.join(map(repr, repeated))} given twice: names must differ")
     if config.class_counts is not None:

@@ -153,16 +153,16 @@ def class_statistics(dataset: "datasets.Dataset", label_names: Sequence[str] | N
         ValueError: A label id is out of range.
     """
     names = label_names_of(dataset) if label_names is None else list(label_names)
-    matrix = label_matrix(dataset, len(names))
-    present, unknown = matrix == 1, matrix == -1
-    per_image = present.sum(axis=1)
+    matrix = sparse_labels(dataset, len(names))
+    present, unknown = matrix > 0, matrix < 0
+    per_image, unknown_per_image = np.diff(present.indptr), np.diff(unknown.indptr)
     return ClassStatistics(
         label_names=tuple(names),
-        class_counts=tuple(int(count) for count in present.sum(axis=0)),
-        unknown_counts=tuple(int(count) for count in unknown.sum(axis=0)),
-        num_samples=len(matrix),
+        class_counts=tuple(np.bincount(present.indices, minlength=len(names)).tolist()),
+        unknown_counts=tuple(np.bincount(unknown.indices, minlength=len(names)).tolist()),
+        num_samples=matrix.shape[0],
         labels_per_image=tuple(int(count) for count in np.bincount(per_image)),
-        unlabeled=int(((per_image == 0) & ~unknown.any(axis=1)).sum()),
+        unlabeled=int(((per_image == 0) & (unknown_per_image == 0)).sum()),
     )
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """What every label embedding must be, whatever its source."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -18,9 +19,9 @@ def check_label_names(label_names: Sequence[str]) -> list[str]:
     names = [str(name) for name in label_names]
     if not names:
         raise ValueError("label_names is empty; give every class a name.")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two labels are named {name!r}; rename one.")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"two labels are named {name!r}; rename one.")
     return names
 
 

@@ -174,6 +174,8 @@ def _train(
             "nothing; set it to discriminant or discriminant_and_classifier.",
             model.config.discriminant_share,
         )
+    if accelerator.num_processes > 1:
+        set_seed(recipe.seed, device_specific=True)  # the same first weights, but noise of its own for each process
     run = Run(recipe, data, folder, accelerator, model, loaders, quiet=quiet)
     run.prepare()
     run.observers = _build_observers(run)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from ..version import __version__
 
 
 logger = logging.getLogger(__name__)
+
+# How long processes wait for each other: one of them reads and checks all images while the others wait, which torch's
+# own ten minutes do not suffice for.
+PATIENCE = timedelta(hours=6)
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets", "huggingface_hub", "numpy")
 
@@ -72,7 +77,9 @@ def warn_of_idle_cores(accelerator: Accelerator) -> None:
 
 def process_state() -> PartialState:
     """Which of how many processes this is, also of several on a CPU, which `PartialState()` takes for one each."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **store_of_restart())
+    return PartialState(
+        cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE, **store_of_restart()
+    )
 
 
 def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:

@@ -314,12 +314,12 @@ def _split_text(cell: str, delimiter: str | None, where: str) -> list[Any]:
 def _listed(cell: str) -> list:
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         # The form in which pandas writes a column of lists; literal_eval builds constants and runs nothing.
         value = ast.literal_eval(cell)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: brackets nested without end
         raise ValueError(f'the label cell {cell[:60]!r} begins like a list but is none; write ["a", "b"].') from None
     return list(value)
 
