@@ -492,9 +492,17 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         return self.discriminant
 
     def set_loss(self, loss: nn.Module) -> None:
-        """Use a loss module `(logits, labels) -> scalar` in place of the one that the configuration names."""
+        """Use a loss module `(logits, labels) -> scalar` in place of the one that the configuration names.
+
+        `model.loss_function = loss` does the same. A loss's own weights, if it has any, are not saved with the model.
+        """
         self.criterion = loss
         self._criterion_settings = None
+        self._keys_to_ignore_on_save |= {f"criterion.{key}" for key in loss.state_dict()}
+
+    def __setattr__(self, name: str, value) -> None:
+        # nn.Module takes any module for itself, before a setter of the property would see it.
+        self.set_loss(value) if name == "loss_function" else super().__setattr__(name, value)
 
     @property
     def loss_function(self) -> nn.Module:

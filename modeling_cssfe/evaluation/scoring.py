@@ -81,7 +81,11 @@ def score_model(
     if accelerator.device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # in which convolutions move less memory there
     loader = build_data_loader(
-        judged.dataset, EvaluationTransform(processor), batch_size=batch_size, num_workers=num_workers
+        judged.dataset,
+        EvaluationTransform(processor),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        pin_memory=accelerator.device.type == "cuda",
     )
     model, loader = accelerator.prepare(model, loader)
     logits, _ = compute_logits(model, loader, accelerator, f"scoring {judged.name}")

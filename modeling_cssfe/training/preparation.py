@@ -275,6 +275,7 @@ def build_run_loaders(
     draft_size = training_draft_size(recipe.image_size, recipe.crop_scale) if recipe.draft_decoding else None
     # A last batch of one image would make BatchNorm fail.
     drop_last = len(train_data) > recipe.batch_size * processes
+    pinned = accelerator is not None and accelerator.device.type == "cuda"
     loaders: dict[str, Any] = {}
     if recipe.streaming_shards is not None:
         loaders[recipe.train_split] = build_streaming_loader(
@@ -288,6 +289,7 @@ def build_run_loaders(
             seed=recipe.seed,
             drop_last=drop_last,
             draft_size=draft_size,
+            pin_memory=pinned,
         )
     else:
         loaders[recipe.train_split] = build_data_loader(
@@ -301,7 +303,7 @@ def build_run_loaders(
             num_workers=workers,
             seed=recipe.seed,
             drop_last=drop_last,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
         )
     for name in data.splits:
         if name != recipe.train_split:
@@ -311,7 +313,7 @@ def build_run_loaders(
                 decoded_cache=caches[name],
                 batch_size=2 * recipe.batch_size,
                 num_workers=workers,
-                pin_memory=torch.cuda.is_available(),
+                pin_memory=pinned,
             )
     return loaders
 

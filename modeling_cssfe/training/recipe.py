@@ -304,6 +304,14 @@ def _problems(recipe: Recipe) -> list[str]:
     return problems or _problems_of_first_phase(recipe)
 
 
+def _refuse_interpolations(values: Mapping[str, Any]) -> None:
+    """Refuse `${...}` where it cannot stand for itself, as text."""
+    for entry in dataclasses.fields(Recipe):
+        value = values.get(entry.name)
+        if isinstance(value, str) and "${" in value and "str" not in str(entry.type):
+            raise ValueError(f"{entry.name} is {value!r}, which recipes do not fill in; write the value itself.")
+
+
 def _problems_of_features(recipe: Recipe) -> list[str]:
     """What is wrong with cached features and augmentation on the device."""
     problems = []
@@ -418,7 +426,9 @@ def load_recipe(
         for given in (OmegaConf.from_dotlist(list(overrides)), OmegaConf.create(dict(values or {}))):
             _check_keys(given, "the overrides")
             layers.append(given)
-        merged: Any = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+        # Nothing is filled in: "${oc.env:NAME}" in somebody's recipe would write a secret into the model's card.
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=False)
+        _refuse_interpolations(merged)
         return Recipe(**merged)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"cannot read the recipe: {' '.join(str(error).split())}") from error

@@ -234,6 +234,26 @@ def test_a_loss_of_the_callers_own_takes_the_place_of_the_configured_one():
     labels = torch.tensor(MULTI_HOT)
     out = model(images_for(model, 3), labels=labels)
     assert out.loss == (out.logits * labels).max()
+    model.loss_function = torch.nn.BCEWithLogitsLoss()  # as for any model of transformers
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(out.logits, labels.float())
+    assert model(images_for(model, 3), labels=labels.float()).loss == expected
+
+
+def test_weights_of_a_loss_are_not_saved_with_the_model(tmp_path):
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, logits, labels):
+            return self.scale * torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+    model = small_model()
+    model.set_loss(Scaled())
+    assert any(parameter is model.criterion.scale for parameter in model.parameters())  # it learns with the model
+    model.save_pretrained(tmp_path)
+    _, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
 
 
 def test_options_that_a_loss_does_not_take_are_refused_by_name():

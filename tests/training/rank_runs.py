@@ -44,8 +44,21 @@ def kill_before(number):
     loop._update = update
 
 
+def note_noise():
+    """Leave the state of each process's generator before a run's first update beside its folder."""
+    inner = loop._update
+
+    def update(run, group):
+        if run.updates == 0:
+            Path(f"{run.folder.path}.noise.{os.environ['RANK']}").write_bytes(bytes(torch.get_rng_state().tolist()))
+        inner(run, group)
+
+    loop._update = update
+
+
 def main():
     torch.set_num_threads(1)
+    note_noise()
     if os.environ["TORCHELASTIC_RESTART_COUNT"] != "0" and os.environ["RANK"] == "0":
         # The other one then finds the address of before the restart, if there is one to be found. Which of the two
         # connects to the other hangs on their ports, so that only every other run or so fails by it.

@@ -29,7 +29,7 @@ CONFIGS = sorted((ROOT / "train" / "accelerate").glob("*.yaml"))
 # Each process draws dropout of its own: without, two processes do what one does.
 NO_DROPOUT = ["model.hidden_dropout_prob=0", "model.label_dropout=0", "model.attention_probs_dropout_prob=0"]
 # Batch statistics of two processes are not those of one. SGD, as Adam turns what rounding leaves near 0 into steps.
-ALIKE = {"freeze_batch_norm": "true", "optimizer": "sgd", "learning_rate": 0.05, "schedule": "constant"}
+ALIKE = {"freeze_batch_norm": "true", "optimizer": "sgd", "learning_rate": 0.04, "schedule": "constant"}
 
 CASES = {
     "average, accumulation and clipping": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.05, "batch_size": 2},
@@ -127,6 +127,13 @@ def test_two_processes_do_what_one_does_with_batches_twice_as_large(name, two_pr
     assert both["num_processes"] == 2
     assert both["skipped_images"] == results["skipped_images"] == {"train": ["train-5"], "validation": [], "test": []}
     require_alike(two_processes / name, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_each_process_draws_dropout_of_its_own(two_processes):
+    for name in CASES:
+        first, second = (Path(f"{two_processes / name}.noise.{rank}").read_bytes() for rank in range(2))
+        assert first != second
 
 
 @pytest.mark.slow

@@ -71,6 +71,7 @@ def test_overrides_win_over_the_file_and_reach_nested_keys(tmp_path):
         ((None, ["learning_rate=inf"]), "learning_rate is inf: give a finite number > 0"),
         ((None, ["label_smoothing=1"]), r"label_smoothing is 1.*: give a share in \[0, 1\)"),
         ((None, ["label_smoothing=0.1", "loss=two_way"]), "label_smoothing excludes the loss 'two_way'"),
+        ((None, ["epochs=${oc.env:HOME}"]), r"epochs is '\$\{oc.env:HOME\}', which recipes do not fill in"),
         (("lt_digit",), "did you mean 'lt_digits'"),
         (("no/such/file.yaml",), "no recipe file"),
     ],
@@ -79,6 +80,15 @@ def test_a_wrong_recipe_is_a_one_line_error(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_recipe(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_does_not_read_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    file = tmp_path / "recipe.yaml"
+    file.write_text('data: "${oc.env:SECRET}"\npublished: {data: "${oc.env:SECRET}"}\ndata_kwargs: {label_names: ["a${b}"]}')
+    recipe = load_recipe(str(file))
+    assert recipe.data == recipe.published["data"] == "${oc.env:SECRET}"
+    assert recipe.data_kwargs["label_names"] == ["a${b}"]
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "epochs: [1\n", "epochs: {a: 1}\n", "unheard_of: 1\n"])
