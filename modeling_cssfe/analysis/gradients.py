@@ -6,8 +6,8 @@ For binary cross-entropy the gradient of a logit is sigma(s) - y: every image wi
 paper explains their low confidence. For any other loss autograd gives the gradient on the logits.
 
 Gradients are those of the loss summed over images and classes, whatever its `reduction`, so that BCE gives
-sigma(s) - y itself. Where a discriminant has a share of the final logits, s is the logit that the loss is given, without
-that share.
+sigma(s) - y itself. Where a discriminant has a share of the final logits, s is the logit that the loss is given,
+without that share.
 """
 
 import contextlib

@@ -36,10 +36,10 @@ DB_PRESETS = {"voc": DBConstants(mu=0.3, negative_scale=5.0), "coco": DBConstant
 def db_constants(class_counts: Sequence[float], num_samples: float, preset: str | None = None) -> DBConstants:
     """Constants of a named data set, or by rule for any other.
 
-    Rule for mu: `N / sum(n_c)`. Within an image the ratios `r` of its positive labels sum to 1, so where every image has
-    a label this is exactly the mean of `r` over positive labels, and mu is the centre of the sigmoid that maps `r` to a
-    weight. It gives .49 for LT-VOC and .23 for LT-COCO, where the authors chose .3 and .2. Counts do not tell how many
-    images have no label; where many have none, give `mu` as (images with a label) / sum(n_c).
+    Rule for mu: `N / sum(n_c)`. Within an image the ratios `r` of its positive labels sum to 1, so where every image
+    has a label this is exactly the mean of `r` over positive labels, and mu is the centre of the sigmoid that maps `r`
+    to a weight. It gives .49 for LT-VOC and .23 for LT-COCO, where the authors chose .3 and .2. Counts do not tell how
+    many images have no label; where many have none, give `mu` as (images with a label) / sum(n_c).
     Rule for lambda: 2, the published value that is nearer to plain cross-entropy and comes from the larger set.
 
     Args:

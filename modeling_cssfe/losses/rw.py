@@ -35,9 +35,9 @@ def reweighted_bce_loss(
 
     Positives and negatives of a class weigh the same, so the balance between them is that of plain cross-entropy.
 
-    Source: the RW baseline of Wu et al., "Distribution-Balanced Loss", ECCV 2020, section 4. Its code does not scale the
-    weights to mean 1; that is done here so that the learning rate means the same as for plain cross-entropy (on LT-VOC
-    the loss would be 7 times as large without).
+    Source: the RW baseline of Wu et al., "Distribution-Balanced Loss", ECCV 2020, section 4. Its code does not scale
+    the weights to mean 1; that is done here so that the learning rate means the same as for plain cross-entropy (on
+    LT-VOC the loss would be 7 times as large without).
 
     When to use: as the simplest remedy, where a loss without further settings is wanted.
     Recommended sampler: uniform (with a re-balancing sampler rare classes are favoured twice).

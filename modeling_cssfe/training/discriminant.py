@@ -89,9 +89,9 @@ class DiscriminantStatistics:
 
         S is the covariance over all images, shrunken: `(1 - shrinkage) cov + shrinkage tr(cov) / D I`. A pretrained
         classifier adds its rows, at equal spread, weighted by `p log(p / q)` where that is positive: p and q are the
-        mean probabilities of the row's class where the new class is present and where it is absent (q at least a small
-        part of an even share), so the weight is the row's part of the divergence between the two. Each class is scaled so that its logit has the standard
-        deviation `spread` and the mean `offset` over the images.
+        mean probabilities of the row's class where the new class is present and where it is absent (q and a tenth of an
+        even share), so the weight is the row's part of the divergence between the two. Each class is scaled so that its
+        logit has the standard deviation `spread` and the mean `offset` over the images.
 
         Args:
             shrinkage: In (0, 1].

@@ -77,9 +77,7 @@ def warn_of_idle_cores(accelerator: Accelerator) -> None:
 
 def process_state() -> PartialState:
     """Which of how many processes this is, also of several on a CPU, which `PartialState()` takes for one each."""
-    return PartialState(
-        cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE, **store_of_restart()
-    )
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE, **store_of_restart())
 
 
 def build_accelerator(mixed_precision: str = "no", **options) -> Accelerator:

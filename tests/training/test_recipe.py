@@ -85,7 +85,8 @@ def test_a_wrong_recipe_is_a_one_line_error(arguments, message):
 def test_a_recipe_does_not_read_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     file = tmp_path / "recipe.yaml"
-    file.write_text('data: "${oc.env:SECRET}"\npublished: {data: "${oc.env:SECRET}"}\ndata_kwargs: {label_names: ["a${b}"]}')
+    secret = '"${oc.env:SECRET}"'
+    file.write_text(f'data: {secret}\npublished: {{data: {secret}}}\ndata_kwargs: {{label_names: ["a${{b}}"]}}')
     recipe = load_recipe(str(file))
     assert recipe.data == recipe.published["data"] == "${oc.env:SECRET}"
     assert recipe.data_kwargs["label_names"] == ["a${b}"]
