@@ -18,6 +18,7 @@ from frozen_maps import Head, add_backbone_arguments, extract, load_backbone, ru
 from head_variants import VARIANTS
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
+from modeling_cssfe.common.environment import build_accelerator, computes_in_bf16, describe_environment
 from modeling_cssfe.data import class_statistics, label_names_of, load_images
 from modeling_cssfe.data.stratification import stratified_split
 from modeling_cssfe.label_embeddings import resolve_label_embeddings
@@ -25,7 +26,6 @@ from modeling_cssfe.losses import build_loss
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
 from modeling_cssfe.training.discriminant import initialize_class_activation
-from modeling_cssfe.training.environment import build_accelerator, computes_in_bf16, describe_environment
 from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import httpx
 import torch
 
-from modeling_cssfe.training.environment import describe_environment
+from modeling_cssfe.common.environment import describe_environment
 
 
 _FILE = {"_type": "gradio.FileData"}
@@ -42,8 +42,8 @@ def serve(arguments) -> None:
 
 def bare_loop(run: str, files: list[Path], repeats: int) -> float:
     """Images a second of forward passes of batch one, with nothing around them."""
+    from modeling_cssfe.common.model_loading import load_trained_model
     from modeling_cssfe.data import decode_image
-    from modeling_cssfe.training.evaluation import load_trained_model
 
     model, processor = load_trained_model(run)
     images = [processor(decode_image(str(file)), return_tensors="pt")["pixel_values"] for file in files]

@@ -21,7 +21,10 @@ import onnxruntime
 import torch
 from tqdm.auto import tqdm
 
+from modeling_cssfe.common.environment import describe_environment
+from modeling_cssfe.common.model_loading import load_trained_model
 from modeling_cssfe.data import label_matrix, label_names_of
+from modeling_cssfe.evaluation.logits import align_labels
 from modeling_cssfe.evaluation.splits import load_split
 from modeling_cssfe.export import export_onnx, export_torch
 from modeling_cssfe.export.classifier import preprocess
@@ -29,8 +32,6 @@ from modeling_cssfe.export.description import with_image_size
 from modeling_cssfe.export.onnx import onnx_runner
 from modeling_cssfe.export.torch_export import ExportableClassifier
 from modeling_cssfe.metrics import long_tail_map
-from modeling_cssfe.training.environment import describe_environment
-from modeling_cssfe.training.evaluation import align_labels, load_trained_model
 
 
 Runner = Callable[[torch.Tensor], Sequence[Any]]

@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from modeling_cssfe import CSSFEForImageClassification
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.data.stratification import stratified_split
 from modeling_cssfe.losses import build_loss
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
 from modeling_cssfe.training.discriminant import initialize_class_activation
-from modeling_cssfe.training.environment import describe_environment
 from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
 

@@ -15,12 +15,12 @@ from accuracy import COLUMNS, DEFAULTS
 from frozen_maps import add_backbone_arguments, extract, load_backbone
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.data import class_statistics, label_names_of, load_images
 from modeling_cssfe.data.stratification import stratified_split
 from modeling_cssfe.label_embeddings import resolve_label_embeddings
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.training.discriminant import DiscriminantStatistics, likeness
-from modeling_cssfe.training.environment import describe_environment
 from modeling_cssfe.training.pretrained_classifier import load_pretrained_classifier
 
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.backbone_cssfe import CSSFEBackbone, load_backbone_weights
+from modeling_cssfe.common.environment import computes_in_bf16
 from modeling_cssfe.data import label_matrix, load_images
 from modeling_cssfe.modeling_cssfe import CSSFEImageClassifierOutput
-from modeling_cssfe.training.environment import computes_in_bf16
 from modeling_cssfe.training.feature_cache import FeatureCache, FeatureViews
 from modeling_cssfe.training.frozen_features import FeatureFeed
 

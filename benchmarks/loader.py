@@ -33,10 +33,10 @@ from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as torchvision_decode
 from torchvision.transforms import v2
 
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.data import EvaluationTransform, build_data_loader, build_train_transform, load_images
 from modeling_cssfe.data.readers.records import image_features
 from modeling_cssfe.data.transforms import AUGMENTATIONS, training_draft_size
-from modeling_cssfe.training.environment import describe_environment
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

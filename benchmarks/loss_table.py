@@ -20,12 +20,12 @@ from tqdm.auto import tqdm
 
 from modeling_cssfe import CSSFEConfig, CSSFEImageProcessor
 from modeling_cssfe.backbone_cssfe import CSSFEBackbone, load_backbone_weights
+from modeling_cssfe.common.environment import computes_in_bf16, describe_environment
+from modeling_cssfe.common.tables import show
 from modeling_cssfe.data import EvaluationTransform, build_data_loader, class_statistics, label_names_of, load_images
 from modeling_cssfe.losses import build_loss, list_losses
 from modeling_cssfe.metrics import long_tail_map
 from modeling_cssfe.samplers import build_sampler
-from modeling_cssfe.training.environment import computes_in_bf16, describe_environment
-from modeling_cssfe.training.report import show
 
 
 COLUMNS = ("map_total", "map_head", "map_medium", "map_tail")

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.losses import build_loss, list_losses
-from modeling_cssfe.training.environment import describe_environment
 
 
 TORCH_BCE = "torch_bce"

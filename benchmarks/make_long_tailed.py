@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.data.long_tail.drawing import METHODS, draw_long_tail
 from modeling_cssfe.data.long_tail.make import cooccurrence_order, pareto_counts
 from modeling_cssfe.data.stratification import sample_covering, stratified_split
-from modeling_cssfe.training.environment import describe_environment
 
 
 def make_labels(num_images: int, num_classes: int, mean_labels: float = 3.0) -> sparse.csr_matrix:

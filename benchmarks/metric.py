@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.metrics import average_precision, long_tail_map
-from modeling_cssfe.training.environment import describe_environment
 
 
 def make_block(images: int, first: int, last: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import torch
 from unoptimised import UnoptimisedCSSFE
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
-from modeling_cssfe.training.environment import describe_environment
+from modeling_cssfe.common.environment import describe_environment
 
 
 REFERENCES = ("reference", "reference_with_text_tower")

@@ -22,9 +22,9 @@ import torch
 from loader import photograph
 
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
+from modeling_cssfe.common.environment import describe_environment
+from modeling_cssfe.common.model_loading import load_trained_model
 from modeling_cssfe.inference import Predictor, find_images, predict_to_file
-from modeling_cssfe.training.environment import describe_environment
-from modeling_cssfe.training.evaluation import load_trained_model
 
 
 PRELOADED = 8  # batches that the bare loop goes through again and again

@@ -20,14 +20,14 @@ from rich.table import Table
 from torch import nn
 from tqdm.auto import tqdm
 
+from modeling_cssfe.common.environment import describe_environment
+from modeling_cssfe.common.tables import show
 from modeling_cssfe.data import class_statistics, label_names_of, load_images
 from modeling_cssfe.data.stratification import stratified_split
 from modeling_cssfe.evaluation.calibration import apply_calibration, calibration_errors, fit_calibration
 from modeling_cssfe.evaluation.score_table import ScoreTable
 from modeling_cssfe.evaluation.thresholds import choose_thresholds
 from modeling_cssfe.losses import build_loss
-from modeling_cssfe.training.environment import describe_environment
-from modeling_cssfe.training.report import show
 
 
 COLUMNS = ("total", "head", "medium", "tail")

@@ -29,10 +29,10 @@ import torch
 from ablations import append_row
 from PIL import Image
 
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.image_processing_cssfe import CSSFEImageProcessor
 from modeling_cssfe.training import load_recipe, train
 from modeling_cssfe.training.engine import build_run_accelerator
-from modeling_cssfe.training.environment import describe_environment
 from modeling_cssfe.training.loop import train_epoch
 from modeling_cssfe.training.monitor import RunMonitor
 from modeling_cssfe.training.optimization import build_optimizer

@@ -51,7 +51,7 @@ def run(options) -> None:
     )
     draw.save(options.output_dir)
 
-    from modeling_cssfe.training.report import show
+    from modeling_cssfe.common.tables import show
 
     show(draw.table())
     print(f"{draw.method}, {draw.status}; deviation {draw.deviation:.4g} (sum of |reached - target| / target)")

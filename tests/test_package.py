@@ -1,3 +1,5 @@
+import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +29,33 @@ def test_importing_the_package_loads_nothing_that_is_optional_for_prediction():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def imported_packages() -> dict[str, set[str]]:
+    """Which of the package's folders each of them imports, anywhere in its files."""
+    package = ROOT / "modeling_cssfe"
+    found: dict[str, set[str]] = {}
+    for file in package.glob("*/**/*.py"):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        own = found.setdefault(parts[1], set())
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = parts[: len(parts) - node.level] if node.level else ()
+                target = (*base, *(node.module or "").split("."))
+                names = [target[1]] if target[1:] and target[1] else [alias.name for alias in node.names]
+                own.update(name for name in names if target[0] == package.name and (package / name).is_dir())
+        own.discard(parts[1])
+    return found
+
+
+def test_everything_imports_inward():
+    imported = imported_packages()
+    assert {"data", "evaluation", "recipes"} <= imported["training"]
+    # Raises CycleError, with the cycle, where two folders need each other.
+    order = list(graphlib.TopologicalSorter(imported).static_order())
+    for inner in ("common", "losses", "samplers", "metrics", "data", "recipes", "evaluation"):
+        assert order.index(inner) < order.index("training")
+    assert not any("commands" in names for names in imported.values())
 
 
 def test_public_names_exist():

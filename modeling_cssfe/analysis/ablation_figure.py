@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.run_tables import read_run
-from ..evaluation.weighted import MAP_FIGURES
-from ..explain.drawing import SERIES_COLORS, SERIES_MARKS, check_figure_path, figure_style, new_figure, save_figure
+from ..common.figures import SERIES_COLORS, SERIES_MARKS, check_figure_path, figure_style, new_figure, save_figure
+from ..metrics.long_tail import MAP_FIGURES
+from ..training.run_tables import read_run
 
 
 # What tells the rows of a figure apart: key of a run's recipe.

@@ -8,8 +8,8 @@ groups and measures also differ by hatching, marker or line.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..common.figures import GROUP_COLORS, new_figure
 from ..configuration_cssfe import GROUPS
-from ..explain.drawing import new_figure
 from .streamed_means import Summary
 from .study import MODELS, StudyResult
 
@@ -17,9 +17,8 @@ from .study import MODELS, StudyResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_GROUP_COLOURS = {"head": "#0072B2", "medium": "#009E73", "tail": "#D55E00"}
 _GROUP_MARKERS = {"head": "o", "medium": "s", "tail": "^"}
-_BAR_COLOURS = ("#0072B2", "#E69F00", "#999999")
+_BAR_COLORS = ("#0072B2", "#E69F00", "#999999")
 _HATCHES = ("", "//", "..")
 _MODEL_TITLES = {"balanced": "trained on balanced data", "long_tailed": "trained on the long tail"}
 _MAX_NAMED_CLASSES = 40
@@ -95,7 +94,7 @@ def _bars(axis: Any, result: StudyResult, figures: Mapping[str, Summary]) -> Non
     groups = _groups_of(result)
     width = 0.8 / len(figures)
     for number, (title, summary) in enumerate(figures.items()):
-        style = {"color": _BAR_COLOURS[number], "hatch": _HATCHES[number], "edgecolor": "white", "label": title}
+        style = {"color": _BAR_COLORS[number], "hatch": _HATCHES[number], "edgecolor": "white", "label": title}
         for place, group in enumerate(groups):
             entry = summary.groups[group]
             if entry.value is None:
@@ -135,11 +134,11 @@ def _points(axis: Any, summary: Summary, names: Sequence[str], groups: Mapping[s
         entry, group = summary.per_class[name], groups[name]
         if entry.value is None:
             continue
-        colour = _GROUP_COLOURS[group]
+        color = GROUP_COLORS[group]
         if entry.low is not None and entry.high is not None:
-            axis.plot([place, place], [entry.low, entry.high], color=colour, linewidth=1.2)
+            axis.plot([place, place], [entry.low, entry.high], color=color, linewidth=1.2)
         label = None if group in labelled else group
-        axis.plot(place, entry.value, _GROUP_MARKERS[group], color=colour, label=label, linestyle="none")
+        axis.plot(place, entry.value, _GROUP_MARKERS[group], color=color, label=label, linestyle="none")
         labelled.add(group)
     axis.axhline(0, color="#1f2933", linewidth=0.8)
     if len(names) <= _MAX_NAMED_CLASSES:
@@ -201,7 +200,7 @@ def _curves(history: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, figur
                 ]
                 if points:
                     label = group if len(figures) == 1 else f"{group}, {part.rstrip('s')}s"
-                    axis.plot(*zip(*points, strict=True), line, color=_GROUP_COLOURS[group], label=label,
+                    axis.plot(*zip(*points, strict=True), line, color=GROUP_COLORS[group], label=label,
                               marker=_GROUP_MARKERS[group], markersize=4)  # fmt: skip
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         what = "mean probability in training"

@@ -163,10 +163,11 @@ def train_pair(
         SavingError: The folder cannot be written.
         TrainingInterruptedError: SIGTERM or SIGINT came; what was trained so far is saved.
     """
+    from ..common.files import write_whole
     from ..metrics.inputs import check_choice
     from ..training import train
     from ..training.interruption import TrainingInterruptedError
-    from ..training.run_folder import RunFolder, write_whole
+    from ..training.run_folder import RunFolder
 
     check_choice("resume", resume, ("auto", "never"))
     if recipe.first_phase:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data import EvaluationTransform, build_data_loader, label_names_of
-from .gradients import gradients_from_probabilities, group_means, measure_gradients
+from ..training.gradient_observer import group_means
+from .gradients import gradients_from_probabilities, measure_gradients
 from .streamed_means import Summary
 from .study import MODELS, StudyResult, compare_networks
 
@@ -72,10 +73,10 @@ def run_study(
     """
     import json
 
+    from ..common.figures import figure_style, save_figure
+    from ..common.files import write_whole
+    from ..common.model_loading import load_trained_model
     from ..evaluation.splits import load_split
-    from ..explain.drawing import figure_style, save_figure
-    from ..training.evaluation import load_trained_model
-    from ..training.run_folder import write_whole
     from .figures import draw_study
 
     for name in formats:
@@ -143,7 +144,7 @@ def run_study(
 
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
-    from ..training.environment import process_state
+    from ..common.environment import process_state
 
     return process_state().device
 
@@ -171,7 +172,7 @@ def aligned_batches(
     """
     from tqdm.auto import tqdm
 
-    from ..training.evaluation import align_labels
+    from ..evaluation.logits import align_labels
 
     own = label_names_of(dataset)
     alike = processors[0].to_dict() == processors[1].to_dict()
@@ -305,7 +306,7 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     Raises:
         SavingError: The file cannot be written.
     """
-    from ..training.run_folder import write_whole
+    from ..common.files import write_whole
 
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

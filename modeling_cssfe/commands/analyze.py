@@ -80,10 +80,10 @@ def _localization(options: argparse.Namespace) -> None:
     from ..analysis.boxes import load_boxes
     from ..analysis.localization import measure_localization
     from ..analysis.study_run import default_device, write_csv
+    from ..common.files import write_whole
+    from ..common.model_loading import load_trained_model
     from ..evaluation.splits import load_split
     from ..metrics.inputs import check_choice
-    from ..training.evaluation import load_trained_model
-    from ..training.run_folder import write_whole
 
     _check_common(options)
     if options.output:
@@ -119,14 +119,11 @@ def _localization(options: argparse.Namespace) -> None:
 
 
 def _show_localization(result: Any, title: str) -> None:
-    from rich.table import Table
-
     from ..analysis.localization import FIGURES
-    from ..training.report import show
+    from ..common.tables import show, text_table
 
-    table = Table(title=title, title_justify="left")
-    for column in ("map", "group", *FIGURES):
-        table.add_column(column.replace("box_accuracy_", "box acc. "), justify="left" if column == "map" else "right")
+    heads = [figure.replace("box_accuracy_", "box acc. ") for figure in FIGURES]
+    table = text_table(title, "map", "group", *heads, numbers_from=2)
     for kind, found in result.kinds.items():
         for group in found.figures["pointing"].groups:
             table.add_row(kind, group, *(_cell(found.figures[name].groups[group]) for name in FIGURES))
@@ -150,11 +147,9 @@ def _cell(entry: Any) -> str:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from rich.table import Table
-
     from ..analysis.study import ATTENUATIONS, CORRELATIONS
     from ..analysis.study_run import run_study
-    from ..training.report import show
+    from ..common.tables import show, text_table
 
     _check_common(options)
     result = run_study(
@@ -175,9 +170,9 @@ def _study(options: argparse.Namespace) -> None:
         formats=options.formats,
         progress=True,
     )
-    table = Table(title=f"{result.num_images} images, {result.num_maps} maps of a class each", title_justify="left")
-    for column in ("figure", "head", "medium", "tail", "all"):
-        table.add_column(column, justify="left" if column == "figure" else "right", no_wrap=column == "figure")
+    title = f"{result.num_images} images, {result.num_maps} maps of a class each"
+    table = text_table(title, "figure", "head", "medium", "tail", "all", numbers_from=1)
+    table.columns[0].no_wrap = True
     drifts = [f"{measure}_drift_{sign}" for measure in ("logit", "probability") for sign in ("positive", "negative")]
     for name in (*CORRELATIONS, *ATTENUATIONS, *drifts):
         groups = result.figures[name].groups

@@ -77,12 +77,12 @@ def data_options(options: argparse.Namespace, *, labels_only: bool = False) -> d
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from ..common.files import write_whole
+    from ..common.tables import show
     from ..data import load_images
     from ..data.inspection.inspect import inspect_images
     from ..data.inspection.plots import check_picture_path, draw_inspection
     from ..data.inspection.tables import inspection_tables
-    from ..training.report import show
-    from ..training.run_folder import write_whole
 
     check_picture_path(options.output)
     inspection = inspect_images(

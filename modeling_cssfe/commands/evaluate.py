@@ -104,7 +104,7 @@ def _check_report(options: argparse.Namespace) -> None:
 
 def _tabulate_runs(folders: list[str], options: argparse.Namespace) -> None:
     """Runs by the figures in their results.json."""
-    from ..evaluation.run_tables import group_runs, read_run, seeds_table
+    from ..training.run_tables import group_runs, read_run, seeds_table
 
     for name in ("report", "save_scores", "split", "labels", "class_counts", "head_min", "tail_max", "top_k"):
         if getattr(options, name) is not None:
@@ -124,14 +124,15 @@ def _tabulate_runs(folders: list[str], options: argparse.Namespace) -> None:
 
 def _judge(subjects: list[str], models: list[str], options: argparse.Namespace) -> None:
     """Models and files by their scores."""
+    from ..common.environment import process_state
+    from ..common.tables import show
     from ..evaluation.bootstrap import bootstrap
     from ..evaluation.comparison import compare
     from ..evaluation.figure_tables import describe_comparisons, results_table
-    from ..evaluation.run_tables import regroup, seeds_table
     from ..evaluation.score_files import write_scores
     from ..evaluation.splits import load_split
-    from ..training.environment import process_state
-    from ..training.report import class_table, show
+    from ..training.report import class_table
+    from ..training.run_tables import regroup, seeds_table
 
     judged = load_split(options.data, options.split) if options.data else None
     tables = {subject: _scores_of(subject, judged, options) for subject in subjects}
@@ -214,8 +215,8 @@ def _figures(table: "ScoreTable", protocol: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(tables: "list[FigureTable]", format: str) -> None:
+    from ..common.tables import show
     from ..evaluation.figure_tables import format_table, rich_table
-    from ..training.report import show
 
     for table in tables:
         if format != "table":
@@ -230,7 +231,7 @@ def _print(tables: "list[FigureTable]", format: str) -> None:
 
 
 def _write_json(file: str | None, content: Any) -> None:
-    from ..training.run_folder import write_whole
+    from ..common.files import write_whole
 
     if file:
         text = json.dumps(content, indent=2) + "\n"
@@ -245,9 +246,9 @@ def _write_report(
     data_name: str,
     verdicts: list[str],
 ) -> None:
+    from ..common.model_loading import load_image_classifier
     from ..evaluation.score_files import is_score_file
     from ..report import write_report
-    from ..training.evaluation import load_image_classifier
 
     subject = next(iter(tables))
     model = processor = None

@@ -53,8 +53,8 @@ def _explain(options: argparse.Namespace) -> None:
     if options.enhancement_matrix:
         _write_matrix(options)
         return
+    from ..common.figures import check_figure_path
     from ..explain import draw_grid, explain_images
-    from ..explain.drawing import check_figure_path
     from ..inference.files import find_images
 
     check_figure_path(options.output)
@@ -74,8 +74,8 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _load_models(paths: list[str], device: str | None) -> dict[str, tuple[Any, Any]]:
+    from ..common.model_loading import load_trained_model
     from ..inference.predictor import resolve_device
-    from ..training.evaluation import load_trained_model
 
     place = resolve_device(device)
     models = {}
@@ -114,9 +114,9 @@ def _pictures(
 
 def _write_overlays(rows: "Iterator[GridRow]", folder: Path, shared_scale: bool) -> "Iterator[GridRow]":
     """Write each map as a picture of the photograph's size while the rows pass through."""
+    from ..common.files import write_whole
     from ..explain import get_map_kind, overlay, resize_maps
     from ..explain.grids import row_scales
-    from ..training.run_folder import write_whole
 
     for row in rows:
         for panel, top in zip(row.panels, row_scales(row, shared_scale), strict=True):
@@ -128,8 +128,8 @@ def _write_overlays(rows: "Iterator[GridRow]", folder: Path, shared_scale: bool)
 
 
 def _write_matrix(options: argparse.Namespace) -> None:
+    from ..common.model_loading import load_trained_model
     from ..explain.enhancement import check_matrix_path, compute_enhancement_matrix, write_enhancement_matrix
-    from ..training.evaluation import load_trained_model
 
     check_matrix_path(options.output)
     if options.image:

@@ -29,10 +29,8 @@ def register(add: AddVerb) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from rich.markup import escape
-    from rich.table import Table
 
-    from ..training.report import show
+    from ..common.tables import show, text_table
 
     if options.format == "onnx":
         from ..export.onnx import DEFAULT_OPSET, export_onnx
@@ -57,9 +55,9 @@ def _export(options: argparse.Namespace) -> None:
             if foreign:
                 raise ValueError(f"{name} is for --format onnx; leave it out with torch_export.")
         result = export_torch(options.model, options.output, image_size=options.image_size)
-    table = Table("what", "value")
+    table = text_table(None, "what", "value")
     for file in result.files:
-        table.add_row("wrote", escape(f"{file} ({file.stat().st_size / 1000:,.0f} kB)"))
+        table.add_row("wrote", f"{file} ({file.stat().st_size / 1000:,.0f} kB)")
     table.add_row("image size", "any that the backbone takes" if result.dynamic_image_size else "fixed")
     for name, difference in result.differences.items():
         table.add_row(f"largest difference of {name}", f"{difference:.2g}")

@@ -13,28 +13,24 @@ def register(add: AddVerb) -> None:
 
 
 def _losses(options: argparse.Namespace) -> None:
-    from rich.table import Table
-
+    from ..common.tables import show, text_table
     from ..losses import get_loss_entry, list_losses
-    from ..training.report import show
 
-    table = Table("loss", "what it does", "sampler")
+    table = text_table(None, "loss", "what it does", "sampler")
     for entry in map(get_loss_entry, list_losses()):
         table.add_row(entry.name, entry.description, entry.sampler)
     show(table)
 
 
 def _info(options: argparse.Namespace) -> None:
-    from rich.table import Table
-
+    from ..common.environment import describe_environment
+    from ..common.tables import show, text_table
     from ..configuration_cssfe import ABLATIONS, PRESETS
-    from ..training.environment import describe_environment
-    from ..training.recipe import list_recipes
-    from ..training.report import show
+    from ..recipes import list_recipes
 
-    table = Table("what", "value")
+    table = text_table(None, "what", "value")
     for key, value in describe_environment().items():
-        table.add_row(key, "-" if value is None else str(value))
+        table.add_row(key, "-" if value is None else value)
     table.add_section()
     table.add_row("presets", ", ".join(PRESETS))
     table.add_row("ablations", ", ".join(ABLATIONS))

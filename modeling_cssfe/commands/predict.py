@@ -119,9 +119,9 @@ def _write(predictor: "Predictor", images: list[str], options: argparse.Namespac
 
 
 def _show(predictor: "Predictor", images: list[str], options: argparse.Namespace) -> None:
+    from ..common.tables import show
     from ..data import ImageDecodingError
     from ..inference.rows import batch_entries
-    from ..training.report import show
 
     table = None
     num_failed, failures = 0, []
@@ -149,19 +149,17 @@ def _show(predictor: "Predictor", images: list[str], options: argparse.Namespace
 
 
 def _table(predictor: "Predictor") -> Any:
-    from rich.table import Table
+    from ..common.tables import text_table
 
     columns = ["image", "label", "score", "above threshold"]
     columns += ["calibrated probability"] if predictor.config.calibration is not None else []
     columns += ["box"] if predictor.box_threshold is not None else []
-    return Table(*columns)
+    return text_table(None, *columns)
 
 
 def _add_rows(table: Any, entry: dict[str, Any], predictor: "Predictor") -> None:
-    from rich.markup import escape
-
     for place, label in enumerate(entry["predictions"]):
-        cells = [escape(entry["image"]) if place == 0 else "", escape(label["label"]), f"{label['score']:.4f}"]
+        cells = [entry["image"] if place == 0 else "", label["label"], f"{label['score']:.4f}"]
         cells.append("yes" if label["above_threshold"] else "")
         if "probability" in label:
             cells.append(f"{label['probability']:.4f}")

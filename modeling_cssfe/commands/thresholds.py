@@ -35,12 +35,12 @@ def register(add: AddVerb) -> None:
 
 
 def _thresholds(options: argparse.Namespace) -> None:
+    from ..common.tables import show
     from ..configuration_cssfe import CSSFEConfig
     from ..evaluation.calibration import fit_calibration
     from ..evaluation.held_out import held_out_f1
     from ..evaluation.scoring import score_model
     from ..evaluation.thresholds import check_threshold_options, choose_thresholds
-    from ..training.report import show
     from ..training.run_folder import RunFolder
     from ..version import __version__
 
@@ -88,8 +88,7 @@ def _thresholds(options: argparse.Namespace) -> None:
 
 def _model_folder(model: str, output_dir: str | None) -> Path:
     """The local folder of a CSSFE model; one on the Hub is downloaded."""
-    from ..training.evaluation import load_trained_model
-    from ..training.model_loading import require_cssfe
+    from ..common.model_loading import load_trained_model, require_cssfe
 
     folder = Path(model)
     if not folder.is_dir():
@@ -130,8 +129,9 @@ def _choose_split(data: str, wanted: str | None, force: bool) -> tuple[Any, str]
 
 def _store(folder: Path, output_dir: str | None, changes: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
     """Write `config.json` and `thresholds.json`, in place or with the model's other files into a new folder."""
+    from ..common.files import write_whole
     from ..configuration_cssfe import CSSFEConfig
-    from ..training.run_folder import RunFolder, write_whole
+    from ..training.run_folder import RunFolder
 
     # The file is edited, not written anew: it also holds what `save_pretrained` put there, such as `auto_map`.
     content = json.loads((folder / "config.json").read_text(encoding="utf-8")) | changes
@@ -165,17 +165,12 @@ def _means(values: list[float | None], groups: list[str]) -> dict[str, float | N
 
 
 def _tables(choice: Any, held_out: Mapping[str, Any], calibration: Any, where: str) -> list[Any]:
-    from rich.table import Table
-
-    from ..training.report import percent
+    from ..common.tables import percent, text_table
 
     wanted = choice.objective if choice.target is None else f"{choice.objective} {choice.target:g}"
-    classes = Table(title=f"Thresholds for {wanted}: {where}", title_justify="left")
-    for column in ("class", "group"):
-        classes.add_column(column)
-    shown = ["F1 at .5", "F1 chosen"] + ([] if choice.target is None else [f"{choice.objective} chosen"])
-    for column in ("positives", "threshold", "own optimum", "5 to 95 %", *shown):
-        classes.add_column(column, justify="right")
+    heads = ["class", "group", "positives", "threshold", "own optimum", "5 to 95 %", "F1 at .5", "F1 chosen"]
+    heads += [] if choice.target is None else [f"{choice.objective} chosen"]
+    classes = text_table(f"Thresholds for {wanted}: {where}", *heads, numbers_from=2)
     for entry in choice.classes:
         figures = [entry.f1_at_half, entry.f1] + ([] if choice.target is None else [getattr(entry, choice.objective)])
         spread = "-" if entry.spread is None else "{:.3f} to {:.3f}".format(*entry.spread)
@@ -185,21 +180,20 @@ def _tables(choice: Any, held_out: Mapping[str, Any], calibration: Any, where: s
         classes.add_row(entry.name, entry.group, positives, threshold, own, spread, *map(percent, figures))
 
     groups = list(held_out["chosen"])
-    means = Table(title=f"Held-out macro F1 (%), {held_out['num_folds']} folds", title_justify="left")
-    for column in ("threshold", *groups):
-        means.add_column(column, justify="left" if column == "threshold" else "right")
+    title = f"Held-out macro F1 (%), {held_out['num_folds']} folds"
+    means = text_table(title, "threshold", *groups, numbers_from=1)
     means.add_row(".5", *(percent(held_out["at_half"][group]) for group in groups))
     means.add_row("chosen", *(percent(held_out["chosen"][group]) for group in groups))
     if calibration is None:
         return [classes, means]
 
-    errors = Table(title="Calibration, errors held out", title_justify="left")
-    for column in ("group", "positives", "temperature", "bias", "ECE before (%)", "ECE after (%)", "remark"):
-        errors.add_column(column, justify="left" if column in ("group", "remark") else "right")
+    heads = ["group", "positives", "temperature", "bias", "ECE before (%)", "ECE after (%)", "remark"]
+    errors = text_table("Calibration, errors held out", *heads, numbers_from=1)
+    errors.columns[-1].justify = "left"
     for name, group in calibration.groups.items():
         errors.add_row(
             name,
-            str(group.num_positives),
+            group.num_positives,
             f"{group.temperature:.3f}",
             f"{group.bias:+.3f}",
             percent(calibration.ece_before[name]),

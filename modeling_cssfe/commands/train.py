@@ -83,7 +83,7 @@ def _train(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _ending() -> Iterator[None]:
     """End the group of processes, however the training ends."""
-    from ..training.environment import process_state
+    from ..common.environment import process_state
 
     try:
         yield
@@ -114,10 +114,10 @@ def _train_grid(recipes: list[str], options: argparse.Namespace, values: dict[st
     ):
         if given is not None:
             raise ValueError(f"--{name} {given} does not go with a grid (several recipes, or --seeds); {mend}.")
+    from ..common.environment import process_state
+    from ..common.tables import show
     from ..evaluation.figure_tables import rich_table
-    from ..training.environment import process_state
     from ..training.grid import GridError, grid_tables, plan_grid, run_grid
-    from ..training.report import show
 
     runs = plan_grid(recipes, options.seeds, options.output_dir, options.set, values)
     if options.dry_run:
@@ -157,8 +157,8 @@ def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
         return None
     if options.recipe is not None:
         raise ValueError("--from has a recipe of its own; leave --recipe out, and change keys with --set.")
+    from ..common.environment import describe_environment, process_state
     from ..training import read_run
-    from ..training.environment import describe_environment, process_state
 
     before = read_run(options.repeat)
     state = process_state()
@@ -172,11 +172,11 @@ def _run_to_repeat(options: argparse.Namespace) -> "RunToRepeat | None":
 
 def _dry_run(runs: "Sequence[tuple[str | None, Recipe, str | os.PathLike]]", resume: str, debug: bool) -> None:
     """Check runs: name (for a grid), recipe and folder of each. Of two phases each is tried, on new weights."""
+    from ..common.environment import process_state
+    from ..common.tables import show
+    from ..recipes import first_phase_recipe
     from ..training.dry_run import DryRunError, check_table, dry_run
-    from ..training.environment import process_state
     from ..training.initial_model import require_same_shapes
-    from ..training.recipe import first_phase_recipe
-    from ..training.report import show
 
     phases: list[tuple[str | None, Recipe, str | os.PathLike | None]] = []
     for name, recipe, folder in runs:
@@ -188,9 +188,7 @@ def _dry_run(runs: "Sequence[tuple[str | None, Recipe, str | os.PathLike]]", res
     problems = []
     for name, recipe, place in phases:
         checks = dry_run(recipe, place, resume)
-        table = check_table(checks)
-        if name is not None:
-            table.title = f"Dry run of {name}"
+        table = check_table(checks, "Dry run" if name is None else f"Dry run of {name}")
         if process_state().is_main_process:
             show(table)
         failed = [check for check in checks if check.ok is False]

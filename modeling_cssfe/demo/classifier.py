@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from ..common.model_loading import load_trained_model
 from ..data.decoding import decode_image, known_formats
 from ..explain import LabelMaps
-from ..training.evaluation import load_trained_model
 
 
 MAX_TOGETHER = 8  # images of one forward pass

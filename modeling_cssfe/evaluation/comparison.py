@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from ..metrics.inputs import check_choice
+from ..metrics.long_tail import MAP_FIGURES
 from .bootstrap import DEFAULT_RESAMPLES, block_sizes, check_resampling, percentile_interval, weight_blocks
 from .score_table import ScoreTable, name_some
-from .weighted import MAP_FIGURES, WeightedFigures
+from .weighted import WeightedFigures
 
 
 # Differences of fp64 sums that are closer than this are the same.

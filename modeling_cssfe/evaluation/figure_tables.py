@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..common.tables import TextTable, text_table
 from ..metrics.inputs import check_choice
-from .weighted import MAP_FIGURES
+from ..metrics.long_tail import MAP_FIGURES
 
 
 if TYPE_CHECKING:
-    import rich.table
-
     from .bootstrap import BootstrapResult
     from .comparison import Comparison
 
@@ -178,17 +177,11 @@ def format_table(table: FigureTable, format: str) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def rich_table(table: FigureTable) -> "rich.table.Table":
+def rich_table(table: FigureTable) -> TextTable:
     """A table for a terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(title=Text(table.title), title_justify="left")
-    drawn.add_column("mAP (%)")
-    for column in table.columns:
-        drawn.add_column(Text(column.removeprefix("map_")), justify="right")
+    drawn = text_table(table.title, "mAP (%)", *(name.removeprefix("map_") for name in table.columns), numbers_from=1)
     for name, cells in table.rows:
-        drawn.add_row(Text(name), *(Text(_text(cell, table.digits, "±")) for cell in cells))
+        drawn.add_row(name, *(_text(cell, table.digits, "±") for cell in cells))
     return drawn
 
 

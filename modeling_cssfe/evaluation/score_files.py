@@ -162,7 +162,7 @@ def write_scores(table: ScoreTable, path: str | os.PathLike) -> None:
         ValueError: Another ending.
         SavingError: The file cannot be written.
     """
-    from ..training.run_folder import write_whole
+    from ..common.files import write_whole
 
     path = Path(path)
     suffix = _suffix(path)

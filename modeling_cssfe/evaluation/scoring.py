@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..common.environment import build_accelerator
+from ..common.model_loading import load_image_classifier
 from ..data import EvaluationTransform, build_data_loader, label_matrix, label_names_of
 from ..metrics.inputs import check_choice
-from ..training.environment import build_accelerator
-from ..training.evaluation import align_labels, compute_logits, load_image_classifier
 from .class_counts import align_class_counts
+from .logits import align_labels, compute_logits
 from .score_table import ScoreTable
 from .splits import JudgedSplit, load_split
 
@@ -104,6 +105,35 @@ def score_model(
     )
 
 
+def evaluate_model(
+    path: str | os.PathLike,
+    data: "str | os.PathLike | datasets.Dataset",
+    split: str | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    mixed_precision: str = "no",
+) -> dict[str, Any]:
+    """Evaluate a trained model on a data set; `score_model` gives its scores.
+
+    Args:
+        path: Folder or Hub repository of the model.
+        data: What `load_images` accepts, or a loaded data set.
+        split: Split to judge; by default `test` if there is one, then `validation`, then the only one.
+        batch_size: Images a step.
+        num_workers: Loader processes.
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+
+    Returns:
+        The result of `long_tail_map`, with `split`, `num_images` and `model` added.
+
+    Raises:
+        ValueError: No such split, classes that are not the model's, or no training counts.
+    """
+    judged = load_split(data, split)
+    table = score_model(path, judged, batch_size=batch_size, num_workers=num_workers, mixed_precision=mixed_precision)
+    return {"model": table.name, "split": judged.name, **table.figures()}
+
+
 def _choose_counts(names: list[str], where: str, given: Any, own: Sequence[int] | None, judged: JudgedSplit):
     if given is not None:
         return align_class_counts(given, names)
@@ -121,4 +151,4 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-__all__ = ["ACTIVATIONS", "score_model"]
+__all__ = ["ACTIVATIONS", "evaluate_model", "score_model"]

@@ -18,6 +18,7 @@ from ..configuration_cssfe import GROUPS
 from ..metrics.average_precision import AVERAGE_PRECISION_METHODS
 from ..metrics.calibration import DEFAULT_BINS
 from ..metrics.inputs import check_choice, check_positive_integer
+from ..metrics.long_tail import MAP_FIGURES
 from ..metrics.ranking import rank_classes
 from ..metrics.threshold_metrics import DEFAULT_THRESHOLD, decide, image_f1
 
@@ -26,7 +27,6 @@ def _by_group(figure: str) -> tuple[str, ...]:
     return (figure, *(f"{figure}_{group}" for group in GROUPS))
 
 
-MAP_FIGURES = ("map_total", *(f"map_{group}" for group in GROUPS))
 # What is computed together -> the figures that come of it. `f1_macro_tail` is `groups["tail"]["f1_macro"]`.
 FIGURES: dict[str, tuple[str, ...]] = {
     "average_precision": MAP_FIGURES,

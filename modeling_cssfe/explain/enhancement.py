@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..common.figures import GROUP_COLORS, figure_style, new_figure, save_figure
 from ..configuration_cssfe import GROUPS
 from ..modeling_cssfe import CSSFEForImageClassification
-from .drawing import figure_style, new_figure, save_figure
 from .gradient_maps import evaluation_mode
 
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ENDINGS = (".png", ".svg", ".csv", ".json")
-# The same colours as in `cssfe data inspect`.
-GROUP_COLORS = {"head": "#0072B2", "medium": "#E69F00", "tail": "#CC79A7"}
 _NAMED_CLASSES = 100  # above it names are too small to read
 _NUMBERED_CLASSES = 30
 _SMALLEST_NUMBER = 0.05  # weights below it are not written into their cells
@@ -115,7 +113,7 @@ def write_enhancement_matrix(matrix: EnhancementMatrix, path: str | os.PathLike)
         ValueError: Another ending, or more classes than can be drawn.
         SavingError: The file cannot be written.
     """
-    from ..training.run_folder import write_whole
+    from ..common.files import write_whole
 
     check_matrix_path(path)
     ending = Path(path).suffix.lower()

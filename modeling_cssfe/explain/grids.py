@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .drawing import check_figure_path, figure_style, new_figure, save_figure
+from ..common.figures import check_figure_path, figure_style, new_figure, save_figure
 from .kinds import available_kinds, check_layer_use, explain_batch, get_map_kind
 from .maps import find_label
 from .overlays import check_alignment, describe_emptiness, draw_overlay, largest_magnitude, resize_maps

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..common.figures import check_figure_path, figure_style, new_figure, save_figure
 from ..modeling_cssfe import CSSFEForImageClassification
-from .drawing import check_figure_path, figure_style, new_figure, save_figure
 from .kinds import explain_batch
 from .overlays import check_alignment, draw_overlay, resize_maps
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..training.run_folder import write_whole
+from ..common.files import write_whole
 from .description import describe_export
 from .torch_export import (
     ExportError,

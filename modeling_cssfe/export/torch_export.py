@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..common.files import write_whole
+from ..common.model_loading import load_trained_model
 from ..modeling_cssfe import CSSFEForImageClassification
-from ..training.evaluation import load_trained_model
-from ..training.run_folder import write_whole
 from .description import describe_export, with_image_size
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.model_loading import load_cssfe_config
 from ..configuration_cssfe import CSSFEConfig
-from ..training.model_loading import load_cssfe_config
 from .staging import CARD_RECORD
 
 

@@ -87,7 +87,7 @@ def draw_average_precision(
         ValueError: Another ending.
         SavingError: The file cannot be written.
     """
-    from ..explain.drawing import figure_style, new_figure, save_figure
+    from ..common.figures import figure_style, new_figure, save_figure
 
     entries = sorted(class_table, key=lambda entry: -entry["class_count"])
     named = len(entries) <= MAX_NAMED_CLASSES

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from ..common.markdown import duration, escape_markdown, markdown_table, percent, probability
 from ..configuration_cssfe import GROUPS, CSSFEConfig
-from .card_markdown import duration, escape_markdown, markdown_table, percent, probability
 from .staging import without_paths
 
 
@@ -369,7 +369,7 @@ def _embeddings(config: CSSFEConfig) -> str:
 
 
 def _non_default_settings(recipe: Mapping[str, Any], config: CSSFEConfig) -> str:
-    from ..training.recipe import Recipe
+    from ..recipes import Recipe
 
     defaults = dataclasses.asdict(Recipe())
     # A local path says something about somebody's disk and nothing about the model.

@@ -68,8 +68,8 @@ def write_card(
         RoundTripError: The card's snippet fails.
         SavingError: A file cannot be written; the card is as it was.
     """
+    from ..common.files import write_whole
     from ..evaluation.bootstrap import check_resampling
-    from ..training.run_folder import write_whole
 
     check_resampling(resamples, 0.95)
     _check_names(model_id, license)
@@ -172,11 +172,11 @@ def _judge(
     """What images say about a model: figures with intervals, pictures in `work`, and what the snippet printed."""
     import warnings
 
+    from ..common.model_loading import load_trained_model
     from ..data import decode_image
     from ..evaluation.bootstrap import bootstrap
     from ..evaluation.scoring import score_model
-    from ..evaluation.weighted import MAP_FIGURES
-    from ..training.evaluation import load_trained_model
+    from ..metrics.long_tail import MAP_FIGURES
 
     table = score_model(folder, judged, batch_size=batch_size, num_workers=num_workers, name=judged.name)
     with warnings.catch_warnings():

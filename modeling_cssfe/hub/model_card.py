@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..common.markdown import escape_markdown
 from ..configuration_cssfe import GROUPS, CSSFEConfig
 from .card_facts import seal
 from .card_sections import (
@@ -106,7 +107,7 @@ def render_model_card(
         card = ModelCard.from_template(
             card_data,
             template_path=str(find_template()),
-            title=title,
+            title=escape_markdown(title),
             num_labels=config.num_labels,
             method=METHODS[config.ablation],
             glance=glance_table(results, config, data),

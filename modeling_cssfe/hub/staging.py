@@ -66,7 +66,7 @@ def stage_model(
     Raises:
         ValueError: There is no CSSFE model in `run`, or a text that would be sent names a folder of this machine.
     """
-    from ..training.evaluation import load_trained_model
+    from ..common.model_loading import load_trained_model
     from .card_facts import read_card_facts
 
     source, target = Path(run), Path(folder)

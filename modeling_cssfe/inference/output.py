@@ -33,8 +33,8 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
+from ..common.files import SavingError, write_whole
 from ..evaluation.score_metadata import score_metadata
-from ..training.run_folder import SavingError, write_whole
 from .predictor import PredictedBatch, Predictor
 from .tables import WRITERS, batches_to_table, write_parquet
 

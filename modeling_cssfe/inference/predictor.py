@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
+from ..common.model_loading import load_trained_model
 from ..configuration_cssfe import CSSFEConfig
 from ..data import ImageDecodingError, decode_image
 from ..data.decoding import MAX_PIXELS
 from ..data.loading import WatchedDataLoader
-from ..training.evaluation import load_trained_model
 from .boxes import OTSU, Box, check_box_threshold, find_box, map_evidence
 from .views import Views, build_views
 

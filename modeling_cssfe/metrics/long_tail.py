@@ -27,6 +27,9 @@ from .threshold_metrics import (
 )
 
 
+MAP_FIGURES = ("map_total", *(f"map_{group}" for group in GROUPS))
+
+
 def long_tail_map(
     scores: Any,
     references: Any,

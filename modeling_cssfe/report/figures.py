@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..common.figures import GROUP_COLORS, new_figure
 from ..configuration_cssfe import GROUPS
 from ..metrics.calibration import error_of_sums
 from .measures import Judgement, recall_points
@@ -54,7 +55,7 @@ LIGHT = Theme(
     text="#1f2933",
     page="#ffffff",
     grid="#d9dee4",
-    groups={"head": "#0072B2", "medium": "#009E73", "tail": "#D55E00"},
+    groups=GROUP_COLORS,
     heat=("#f7fbff", "#6baed6", "#08306b"),
 )
 DARK = Theme(
@@ -139,15 +140,6 @@ def _render(draw: Callable, judgement: Judgement, intervals: Intervals | None, t
     return stream.getvalue()
 
 
-def _new_figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def short_name(name: str) -> str:
     """A class name as a picture can print it: one line, not too long, no characters without a shape."""
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
@@ -155,7 +147,7 @@ def short_name(name: str) -> str:
 
 
 def _draw_training_count(judgement: Judgement, intervals: Intervals | None, theme: Theme) -> "Figure":
-    figure = _new_figure(9, 5)
+    figure = new_figure(9, 5)
     axis = figure.subplots()
     table = judgement.figures["class_table"]
     ranges = (intervals or {}).get("per_class", {})
@@ -221,7 +213,7 @@ def _count_axis(axis: Any, counts: list[int]) -> None:
 
 
 def _draw_precision_recall(judgement: Judgement, _: Intervals | None, theme: Theme) -> "Figure":
-    figure = _new_figure(11, 4)
+    figure = new_figure(11, 4)
     recall = 100 * recall_points()
     for axis, group in zip(figure.subplots(1, len(GROUPS), sharey=True), GROUPS, strict=True):
         curves = judgement.curves[group]
@@ -258,7 +250,7 @@ def _draw_confusion(judgement: Judgement, _: Intervals | None, theme: Theme) -> 
     names = [short_name(judgement.table.label_names[index]) for index in classes]
     rate = 100 * judgement.confusion.rate[np.ix_(classes, classes)]
     side = 2.9 + 0.24 * len(classes)
-    figure = _new_figure(max(side + 0.8, 5.5), max(side, 4.5))
+    figure = new_figure(max(side + 0.8, 5.5), max(side, 4.5))
     axis = figure.subplots()
     top = float(np.nanmax(rate)) if np.isfinite(rate).any() else 0.0
     colors = LinearSegmentedColormap.from_list("heat", theme.heat).with_extremes(bad=theme.grid)
@@ -288,7 +280,7 @@ def heat_map_classes(judgement: Judgement) -> list[int]:
 def _draw_calibration(judgement: Judgement, _: Intervals | None, theme: Theme) -> "Figure":
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    figure = _new_figure(11, 5)
+    figure = new_figure(11, 5)
     axes = figure.subplots(2, len(GROUPS), sharex=True, sharey="row", height_ratios=[3, 1])
     for column, group in enumerate(GROUPS):
         upper, lower = axes[:, column]

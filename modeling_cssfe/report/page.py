@@ -313,7 +313,7 @@ def _csp_hash(text: str) -> str:
 
 def _save(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write all files to a temporary folder, then move them in, the last one of `contents` last."""
-    from ..training.run_folder import SavingError
+    from ..common.files import SavingError
 
     ours = re.compile(rf"report_(\d+_)?({'|'.join(PICTURE_NAMES)})\.png")
     try:

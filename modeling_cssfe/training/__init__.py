@@ -1,11 +1,13 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Training and evaluation on Accelerate."""
 
+from ..common.files import SavingError
+from ..common.model_loading import load_trained_model
+from ..evaluation.logits import compute_scores
+from ..evaluation.scoring import evaluate_model
+from ..recipes import Recipe, list_recipes, load_recipe
 from .engine import train
-from .evaluation import compute_scores, evaluate_model, load_trained_model
-from .recipe import Recipe, list_recipes, load_recipe
 from .repeat import RunToRepeat, read_run
-from .run_folder import SavingError
 
 
 __all__ = [

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .run_folder import named_errors
+from ..common.files import named_errors
 
 
 FORMAT = 1

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.figures import GROUP_COLORS, new_figure
 from ..configuration_cssfe import GROUPS
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette ("Color Universal Design", 2008), which colour-blind readers tell apart.
-_COLOURS = {"total": "#1f2933", "head": "#0072B2", "medium": "#009E73", "tail": "#D55E00"}
+_COLORS = {"total": "#1f2933", **GROUP_COLORS}
 _MARKERS = {"total": "D", "head": "o", "medium": "s", "tail": "^"}
 _DPI = 120
 
@@ -52,8 +52,8 @@ def _loss(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
     epochs, losses = _series(entries, "loss")
     if not epochs:
         return None
-    figure, (axes,) = _new_figure(1)
-    axes.plot(epochs, losses, color=_COLOURS["total"], marker=".")
+    figure, (axes,) = _panels(1)
+    axes.plot(epochs, losses, color=_COLORS["total"], marker=".")
     axes.set(xlabel="epoch", ylabel="training loss", title="Loss")
     if min(losses) > 0 and max(losses) > 20 * min(losses):
         axes.set_yscale("log")
@@ -61,7 +61,7 @@ def _loss(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
 
 
 def _maps(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
-    figure, (axes,) = _new_figure(1)
+    figure, (axes,) = _panels(1)
     drawn = False
     for name in ("total", *GROUPS):
         epochs, values = _series(entries, f"map_{name}")
@@ -73,7 +73,7 @@ def _maps(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
     epochs, totals = _series(entries, "map_total")
     if epochs:
         best = epochs[totals.index(max(totals))]
-        axes.axvline(best, color=_COLOURS["total"], linestyle=":", linewidth=1, label=f"best epoch ({best})")
+        axes.axvline(best, color=_COLORS["total"], linestyle=":", linewidth=1, label=f"best epoch ({best})")
     axes.set(xlabel="epoch", ylabel="mAP (%)", title="Validation mAP by group")
     _legend_beside(axes)
     return figure
@@ -87,7 +87,7 @@ def _probabilities(entries: Sequence[Mapping[str, Any]]) -> "Figure | None":
     ]
     if not panels:
         return None
-    figure, all_axes = _new_figure(len(panels))
+    figure, all_axes = _panels(len(panels))
     for axes, (title, key) in zip(all_axes, panels, strict=True):
         for group in GROUPS:
             for kind, line in (("positive", "-"), ("negative", "--")):
@@ -105,7 +105,7 @@ def _plot(axes: Any, epochs: Sequence[int], values: Sequence[float], name: str, 
         epochs,
         values,
         line,
-        color=_COLOURS[name],
+        color=_COLORS[name],
         marker=_MARKERS[name],
         markersize=4,
         markevery=max(1, len(epochs) // 20),
@@ -130,14 +130,10 @@ def _series(entries: Sequence[Mapping[str, Any]], *keys: str) -> tuple[list[int]
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
-def _new_figure(num_panels: int) -> "tuple[Figure, Sequence[Any]]":
-    # Without pyplot, which would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _panels(num_panels: int) -> "tuple[Figure, Sequence[Any]]":
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4 * num_panels + 1, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4 * num_panels + 1, 4)
     all_axes = figure.subplots(1, num_panels, squeeze=False)[0]
     for axes in all_axes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..configuration_cssfe import CSSFEConfig
 from ..data import training_draft_size
-from .recipe import Recipe
+from ..recipes import Recipe
 
 
 # What is drawn for each image: the crop's centre and size in fractions of the image, -1 for a mirror image, the factors

@@ -26,10 +26,10 @@ from ..configuration_cssfe import GROUPS, CSSFEConfig
 from ..data import EvaluationTransform, build_data_loader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
+from ..recipes import Recipe
 from .frozen_features import FeatureDataset
 from .preparation import RunData, loader_workers
 from .pretrained_classifier import PretrainedClassifier
-from .recipe import Recipe
 
 
 # Well over half: a thousand images say little about the covariance of two thousand features.

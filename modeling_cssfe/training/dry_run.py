@@ -16,22 +16,22 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from ..common.tables import TextTable, text_table
 from ..configuration_cssfe import GROUPS
 from ..data import class_statistics, label_names_of, require_every_class, verify_images
+from ..evaluation.logits import align_labels
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..modeling_cssfe import CSSFEForImageClassification
+from ..recipes import Recipe
 from .checkpoint import verify_checkpoint
 from .divergence import LossMonitor
 from .engine import build_run_accelerator
-from .evaluation import align_labels
 from .loop import judge, train_epoch
 from .preparation import SKIP_OPTION, RunData, build_run_loaders, build_run_model, load_run_splits
 from .pretrained_classifier import recipe_classifier
 from .progress import duration
-from .recipe import Recipe
 from .repeat import determinism
 from .run import Observer, Run
 from .run_folder import RunFolder
@@ -89,14 +89,12 @@ def dry_run(
         return _DryRun(recipe, output_dir, resume != "never", Path(temporary)).checks()
 
 
-def check_table(checks: Sequence[Check]) -> Table:
+def check_table(checks: Sequence[Check], title: str = "Dry run") -> TextTable:
     """The checks as a table."""
-    table = Table(title="Dry run", title_justify="left")
-    for column in ("check", "", "seen"):
-        table.add_column(column)
-    words = {True: "[green]ok[/green]", False: "[bold red]failed[/bold red]", None: "[dim]not reached[/dim]"}
+    table = text_table(title, "check", "", "seen")
+    words = {True: Text("ok", "green"), False: Text("failed", "bold red"), None: Text("not reached", "dim")}
     for check in checks:
-        table.add_row(check.name, words[check.ok], escape(check.detail))
+        table.add_row(check.name, words[check.ok], check.detail)
     return table
 
 

@@ -17,22 +17,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 
+from ..common.environment import build_accelerator, describe_environment, process_state, warn_of_idle_cores
+from ..common.tables import show
 from ..data.streaming import StreamingLoader
 from ..image_processing_cssfe import CSSFEImageProcessor
+from ..metrics.long_tail import MAP_FIGURES
+from ..recipes import Recipe, first_phase_recipe
 from .checkpoint import CheckpointStore
 from .discriminant import first_look, initialize_class_activation
-from .environment import build_accelerator, describe_environment, process_state, warn_of_idle_cores
 from .frozen_features import FeatureFeed, build_feature_loaders
 from .initial_model import require_same_shapes
 from .interruption import TrainingInterruptedError
-from .loop import SUMMARY, fit
+from .loop import fit
 from .monitor import RunMonitor
 from .preparation import build_run_loaders, build_run_model, load_run_data
 from .pretrained_classifier import recipe_classifier
 from .progress import without_library_bars
-from .recipe import Recipe, first_phase_recipe
 from .repeat import RunToRepeat, determinism, git_state, require_same_data
-from .report import class_table, group_table, published_row, show
+from .report import class_table, group_table, published_row
 from .resume import check_resume, find_checkpoint, require_same_recipe, resume_run
 from .run import Observer, Run
 from .run_folder import FIRST_PHASE, RunFolder
@@ -198,7 +200,7 @@ def _train(
     if isinstance(run.train_loader, StreamingLoader):  # whose order depends on it
         resolved["num_workers"] = run.train_loader.num_workers
     results = {
-        **{key: best["validation"][key] for key in SUMMARY},
+        **{key: best["validation"][key] for key in MAP_FIGURES},
         "per_class": best["validation"]["per_class"],
         "best_epoch": best["epoch"],
         "chosen_on": recipe.validation_split,
@@ -218,7 +220,7 @@ def _train(
         "recipe": resolved,
     }
     if first is not None:
-        results["first_phase"] = {key: first[key] for key in (*SUMMARY, "best_epoch", "wall_time_seconds")}
+        results["first_phase"] = {key: first[key] for key in (*MAP_FIGURES, "best_epoch", "wall_time_seconds")}
     for observer in run.observers:
         observer.on_run_end(run, results)
     if accelerator.is_main_process:
@@ -257,7 +259,7 @@ def _build_observers(run: Run) -> list[Observer]:
     """Who looks on at the run, in the order in which they are called."""
     observers: list[Observer] = [RunMonitor(run)]
     if run.recipe.record_gradients:
-        from ..analysis.gradients import GradientObserver
+        from .gradient_observer import GradientObserver
 
         observers.append(GradientObserver(run))
     return observers

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..data import EpochSampler, label_matrix, label_names_of
 from ..data.loading import ItemKey, WatchedDataLoader, mix_seed
 from ..modeling_cssfe import CSSFEForImageClassification
+from ..recipes import Recipe
 from ..samplers import build_sampler
 from .feature_cache import FeatureCache, FeatureViews
 from .preparation import loader_workers
-from .recipe import Recipe
 
 
 if TYPE_CHECKING:

@@ -20,15 +20,16 @@ from typing import Any
 
 import torch
 
+from ..common.environment import process_state
+from ..common.files import write_whole
 from ..evaluation.figure_tables import Cell, FigureTable
-from ..evaluation.run_tables import RunGroup, group_runs, read_run, seeds_table
-from ..evaluation.weighted import MAP_FIGURES
+from ..metrics.long_tail import MAP_FIGURES
+from ..recipes import Recipe, load_recipe
+from ..recipes.reading import SUFFIXES
 from .engine import train
-from .environment import process_state
 from .interruption import TrainingInterruptedError
-from .recipe import SUFFIXES, Recipe, load_recipe
 from .report import published_row
-from .run_folder import write_whole
+from .run_tables import RunGroup, group_runs, read_run, seeds_table
 from .training_state import flat_recipe
 
 
@@ -231,7 +232,7 @@ class _Table:
 def grid_tables(outcomes: Sequence[GridOutcome]) -> list[FigureTable]:
     """Mean and standard deviation over seeds, each recipe's published figures below; one table a test set.
 
-    Stars compare with the table's first recipe; see `modeling_cssfe.evaluation.run_tables`.
+    Stars compare with the table's first recipe; see `modeling_cssfe.training.run_tables`.
     """
     published = {outcome.run.name: outcome.run.recipe.published for outcome in outcomes}
     drawn = []

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from ..common.model_loading import load_trained_model
 from ..configuration_cssfe import CSSFEConfig
 from ..modeling_cssfe import CSSFEForImageClassification
-from .model_loading import load_trained_model
-from .recipe import Recipe
+from ..recipes import Recipe
 
 
 # What two models of the same weights may have otherwise: how they are trained, and what is said about them.

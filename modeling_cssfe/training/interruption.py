@@ -13,10 +13,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_FOR_LOADERS = 10
 
 
-class StopWantedError(Exception):
-    """Ends an evaluation that a signal has made pointless."""
-
-
 class TrainingInterruptedError(RuntimeError):
     """A signal ended the run, which has saved where it was; the message is one line.
 
@@ -73,4 +69,4 @@ class Interruption:
         self.signal = number
 
 
-__all__ = ["SIGNALS", "Interruption", "StopWantedError", "TrainingInterruptedError"]
+__all__ = ["SIGNALS", "Interruption", "TrainingInterruptedError"]

@@ -16,20 +16,19 @@ from accelerate.utils import broadcast
 from torch import nn
 
 from ..data import label_names_of
+from ..evaluation.logits import StopWantedError, align_labels, compute_scores
 from ..metrics import long_tail_map
+from ..metrics.long_tail import MAP_FIGURES
 from ..modeling_cssfe import CSSFEForImageClassification
+from ..recipes import Recipe
 from .divergence import WHAT_TO_TRY
-from .evaluation import align_labels, compute_scores
-from .interruption import StopWantedError, TrainingInterruptedError
+from .interruption import TrainingInterruptedError
 from .preparation import frozen_layers
 from .probability_curves import group_probabilities
-from .recipe import Recipe
 from .run import Run
 from .training_state import full_state, load_full_state
 
 
-# Metrics of a run that results.json carries for the validation and the test split.
-SUMMARY = ("map_total", "map_head", "map_medium", "map_tail")
 # Updates between two looks at whether another process was told to stop, on GPUs.
 _LISTEN_EVERY = 10
 
@@ -204,7 +203,7 @@ def _validate(run: Run) -> dict[str, Any]:
         run.best.update(epoch=run.epoch, score=score, validation=result, state=state)
         if run.accelerator.is_main_process:
             run.folder.save_files(partial(run.model.save_pretrained, state_dict=dict(state)), "checkpoints/best")
-    return {key: result[key] for key in SUMMARY} | {"validation_probabilities": result["probabilities"]}
+    return {key: result[key] for key in MAP_FIGURES} | {"validation_probabilities": result["probabilities"]}
 
 
 def judge(run: Run, judged: nn.Module, split: str) -> dict[str, Any]:
@@ -245,4 +244,4 @@ def _set_train_mode(model: CSSFEForImageClassification, recipe: Recipe) -> None:
         layer.eval()
 
 
-__all__ = ["SUMMARY", "fit", "judge", "smooth_labels", "train_epoch"]
+__all__ = ["fit", "judge", "smooth_labels", "train_epoch"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
-from .recipe import Recipe
+from ..recipes import Recipe
 
 
 _ROUNDING = 1e-6

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from ..common.environment import process_state
 from ..data import (
     DecodedCache,
     EvaluationTransform,
@@ -29,11 +30,10 @@ from ..data.streaming import build_streaming_loader
 from ..image_processing_cssfe import CSSFEImageProcessor
 from ..losses import build_loss, get_loss_entry
 from ..modeling_cssfe import CSSFEForImageClassification
+from ..recipes import Recipe
 from .device_augmentation import DeviceAugmentationInput
-from .environment import process_state
 from .initial_model import build_from_initial_model
 from .pretrained_classifier import recipe_classifier
-from .recipe import Recipe
 from .repeat import data_fingerprint
 
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ..backbone_cssfe import find_pretrained_file
 from ..modeling_cssfe import CSSFEForImageClassification
-from .recipe import Recipe
+from ..recipes import Recipe
 
 
 @dataclass(frozen=True)

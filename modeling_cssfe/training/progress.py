@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from transformers.utils import logging as transformers_logging
 
+from ..common.tables import percent
 from ..configuration_cssfe import GROUPS
-from .report import percent
 
 
 _REFRESH_SECONDS = 0.25

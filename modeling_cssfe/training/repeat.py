@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..common.environment import PACKAGES
 from ..data.decoding import ImageDecodingError, read_encoded
-from .environment import PACKAGES
-from .recipe import Recipe
+from ..recipes import Recipe
 
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from ..recipes import Recipe
 from .checkpoint import STATE, CheckpointStore, verify_checkpoint
-from .recipe import Recipe
 from .training_state import check_identity, flat_recipe, restore_state
 
 

@@ -19,13 +19,13 @@ from timm.utils import ModelEmaV3
 
 from ..data.streaming import StreamingLoader
 from ..modeling_cssfe import CSSFEForImageClassification
+from ..recipes import Recipe
 from .checkpoint import CheckpointStore
 from .device_augmentation import DeviceAugmentation
 from .epoch_loader import EpochLoader
 from .interruption import Interruption
 from .optimization import build_optimizer, build_schedule
 from .preparation import RunData
-from .recipe import Recipe
 from .run_folder import RunFolder
 from .training_state import collect_state, run_identity
 

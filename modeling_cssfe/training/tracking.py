@@ -6,7 +6,6 @@ data base in its own folder (`TRACKIO_DIR`), where `trackio show` finds it, in t
 the run's folder (of a grid's run: `RECIPE/seed0`).
 """
 
-import difflib
 import importlib.util
 import os
 import re
@@ -17,26 +16,13 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from ..recipes.checks import tracker_problems
 from .run_folder import FIRST_PHASE
 
 
-TRACKERS = ("tensorboard", "trackio")
 _PROJECT = "cssfe"
 # Where trackio would send what it is told; a run stays on its machine.
 _REMOTE_VARIABLES = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
-
-
-def tracker_problems(trackers: Sequence[str]) -> list[str]:
-    """What is wrong with a recipe's `trackers`, one text each."""
-    problems = []
-    for name in trackers:
-        if name not in TRACKERS:
-            near = difflib.get_close_matches(str(name), TRACKERS, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(TRACKERS)}"
-            problems.append(f"unknown tracker {name!r}: {mend}")
-    if len(set(trackers)) < len(trackers):
-        problems.append(f"trackers is {list(trackers)}: name each once")
-    return problems
 
 
 def tracker_options(trackers: Sequence[str], output_dir: str | os.PathLike) -> dict[str, Any]:
@@ -122,4 +108,4 @@ def flat_numbers(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float]
     return numbers
 
 
-__all__ = ["TRACKERS", "flat_numbers", "run_name", "start_trackers", "tracker_options", "tracker_problems"]
+__all__ = ["flat_numbers", "run_name", "start_trackers", "tracker_options"]

@@ -8,14 +8,10 @@ from planted import planted_model, random_batch
 from tiny_runs import tiny_overrides
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
-from modeling_cssfe.analysis.gradients import (
-    GradientMeter,
-    gradients_from_probabilities,
-    logit_gradients,
-    measure_gradients,
-)
+from modeling_cssfe.analysis.gradients import gradients_from_probabilities, measure_gradients
 from modeling_cssfe.analysis.study_run import training_history
 from modeling_cssfe.losses import build_loss, list_losses
+from modeling_cssfe.training.gradient_observer import GradientMeter, logit_gradients
 
 
 LABELS = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])

@@ -7,7 +7,7 @@ from planted import planted_model, random_batch
 
 from modeling_cssfe.analysis.figures import draw_study
 from modeling_cssfe.analysis.study import compare_networks
-from modeling_cssfe.explain.drawing import figure_style, save_figure
+from modeling_cssfe.common.figures import figure_style, save_figure
 
 
 @pytest.fixture(scope="module")

@@ -385,7 +385,7 @@ def test_an_inspection_is_json_as_it_is(sound):
 # ---- the picture -----------------------------------------------------------------------------------------------------
 
 # Blue, orange and reddish purple of Okabe and Ito; the ends of viridis.
-HEAD, MEDIUM, TAIL = (0, 114, 178), (230, 159, 0), (204, 121, 167)
+HEAD, MEDIUM, TAIL = (0, 114, 178), (0, 158, 115), (213, 94, 0)
 ALL, NONE = (253, 231, 37), (68, 1, 84)
 
 

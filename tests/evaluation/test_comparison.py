@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from modeling_cssfe.evaluation.bootstrap import resample_rows
 from modeling_cssfe.evaluation.comparison import compare
-from modeling_cssfe.evaluation.weighted import MAP_FIGURES
+from modeling_cssfe.metrics.long_tail import MAP_FIGURES
 
 
 def mean_ap(scores, labels, classes=range(6)):

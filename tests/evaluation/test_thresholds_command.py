@@ -160,7 +160,7 @@ def test_a_target_is_shown_and_no_calibration_removes_an_older_one(fitted, tiny_
 
 
 def test_a_model_of_the_hub_goes_into_a_new_folder(tiny_run, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("modeling_cssfe.training.evaluation.load_trained_model", lambda name: None)
+    monkeypatch.setattr("modeling_cssfe.common.model_loading.load_trained_model", lambda name: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: str(tiny_run))  # its cache
     command = ["thresholds", "someone/model", "--data", str(tiny_data)]
     assert main(command) == 2

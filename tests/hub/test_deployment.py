@@ -316,7 +316,7 @@ def test_the_app_gives_the_model_beside_it_to_the_package_beside_it(space, tmp_p
     folder = shutil.copytree(space, tmp_path / "space")
     shutil.rmtree(folder / "modeling_cssfe" / "demo", ignore_errors=True)
     (folder / "modeling_cssfe" / "demo.py").write_text(
-        "from .training.evaluation import load_trained_model\n"
+        "from .common.model_loading import load_trained_model\n"
         "def build_demo(folder):\n    return load_trained_model(folder)[0].config.label_names\n"
     )
     told = run_app(folder, "print(' '.join(app.demo), modeling_cssfe.__file__)", tmp_path)

@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from modeling_cssfe.cli import main
+from modeling_cssfe.common.files import SavingError
 from modeling_cssfe.inference import Predictor, find_images
 from modeling_cssfe.inference.output import parts_folder, predict_to_file
-from modeling_cssfe.training.run_folder import SavingError
 
 
 ROOT = Path(__file__).parents[2]

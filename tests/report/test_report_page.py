@@ -271,7 +271,7 @@ def test_the_same_table_gives_the_same_bytes(plain, tmp_path):
 def test_a_full_disk_leaves_the_older_report_as_it_was(tmp_path, monkeypatch):
     from pathlib import Path
 
-    from modeling_cssfe.training.run_folder import SavingError
+    from modeling_cssfe.common.files import SavingError
 
     write_report([make_table()], tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}

@@ -18,8 +18,8 @@ import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from modeling_cssfe import cli
+from modeling_cssfe.common.environment import build_accelerator
 from modeling_cssfe.training import engine, load_recipe, loop, train
-from modeling_cssfe.training.environment import build_accelerator
 
 
 def sharding_accelerator(*arguments, **options):

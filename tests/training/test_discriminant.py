@@ -11,7 +11,9 @@ from sklearn.covariance import shrunk_covariance
 from tiny_runs import tiny_overrides
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, CSSFEImageProcessor
+from modeling_cssfe.common.environment import build_accelerator
 from modeling_cssfe.data import decode_image, label_matrix, load_images
+from modeling_cssfe.recipes import Recipe
 from modeling_cssfe.training import load_recipe, train
 from modeling_cssfe.training.discriminant import (
     DiscriminantStatistics,
@@ -21,10 +23,8 @@ from modeling_cssfe.training.discriminant import (
     initialize_class_activation,
     tell_apart,
 )
-from modeling_cssfe.training.environment import build_accelerator
 from modeling_cssfe.training.frozen_features import FeatureDataset
 from modeling_cssfe.training.pretrained_classifier import PretrainedClassifier, load_pretrained_classifier
-from modeling_cssfe.training.recipe import Recipe
 
 
 def draw(images=200, width=6, classes=3, seed=0):

@@ -14,13 +14,8 @@ from tiny_runs import tiny_overrides, tiny_splits, write_parquet
 from torch import nn
 
 from modeling_cssfe import CSSFEForImageClassification
+from modeling_cssfe.common.environment import build_accelerator, process_state, store_of_restart, warn_of_idle_cores
 from modeling_cssfe.training import load_recipe, train
-from modeling_cssfe.training.environment import (
-    build_accelerator,
-    process_state,
-    store_of_restart,
-    warn_of_idle_cores,
-)
 from modeling_cssfe.training.run import enable_activation_checkpointing
 
 

@@ -8,9 +8,9 @@ from tiny_runs import tiny_overrides, tiny_splits, write_parquet
 
 import modeling_cssfe.training.dry_run
 from modeling_cssfe.cli import main
+from modeling_cssfe.common.tables import show
 from modeling_cssfe.training import load_recipe
 from modeling_cssfe.training.dry_run import Check, check_table, dry_run
-from modeling_cssfe.training.report import show
 
 
 NAMES = [

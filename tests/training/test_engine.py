@@ -9,8 +9,8 @@ from sklearn.metrics import average_precision_score
 from tiny_runs import TINY_COUNTS, tiny_overrides, write_parquet
 
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
+from modeling_cssfe.evaluation.logits import align_labels
 from modeling_cssfe.training import SavingError, evaluate_model, load_recipe, load_trained_model, train
-from modeling_cssfe.training.evaluation import align_labels
 from modeling_cssfe.training.loop import _smooth
 from modeling_cssfe.training.preparation import load_run_splits
 

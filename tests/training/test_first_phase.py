@@ -11,10 +11,11 @@ from tiny_runs import tiny_overrides
 
 from modeling_cssfe.analysis.pair import train_pair
 from modeling_cssfe.cli import main
+from modeling_cssfe.recipes import Recipe, first_phase_recipe
+from modeling_cssfe.recipes.checks import KEYS_OF_BOTH_PHASES
 from modeling_cssfe.training import engine, load_recipe, train
 from modeling_cssfe.training.grid import plan_grid, run_grid
 from modeling_cssfe.training.interruption import TrainingInterruptedError
-from modeling_cssfe.training.recipe import KEYS_OF_BOTH_PHASES, Recipe, first_phase_recipe
 
 
 FIRST = {"epochs": 1, "freeze_backbone": True, "learning_rate": 0.02}

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from modeling_cssfe.recipes import load_recipe
+from modeling_cssfe.recipes.checks import OPTIMIZERS, SCHEDULES
 from modeling_cssfe.training.optimization import build_optimizer, build_schedule, parameter_groups
-from modeling_cssfe.training.recipe import OPTIMIZERS, SCHEDULES, load_recipe
 
 
 class _Model(nn.Module):

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from tiny_runs import tiny_overrides, tiny_splits, write_parquet
 
 from modeling_cssfe.cli import main
+from modeling_cssfe.common.environment import describe_environment
 from modeling_cssfe.data import load_images
 from modeling_cssfe.training import load_recipe, read_run, train
-from modeling_cssfe.training.environment import describe_environment
 from modeling_cssfe.training.repeat import data_fingerprint, determinism, git_state, require_same_data
 
 

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from modeling_cssfe.training.run_folder import RunFolder, SavingError, write_whole
+from modeling_cssfe.common.files import SavingError, write_whole
+from modeling_cssfe.training.run_folder import RunFolder
 
 
 def test_a_folder_with_a_run_or_other_files_is_refused(tmp_path):

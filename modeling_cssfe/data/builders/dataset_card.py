@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...common.markdown import escape_markdown, markdown_table
 from .downloads import file_digest
 
 
@@ -60,6 +61,12 @@ def render_dataset_card(
     groups = assign_groups(counts["train"])
     splits = list(rows)
     unlabeled = {split: sum(not row.labels for row in members) for split, members in rows.items()}
+    class_rows = [
+        [escape_markdown(names[label]), groups[label], *(counts[split][label] for split in splits)]
+        for label in sorted(range(len(names)), key=lambda label: -counts["train"][label])
+    ]
+    class_rows.append(["images", "", *(len(rows[split]) for split in splits)])
+    class_rows.append(["images without label", "", *(unlabeled[split] for split in splits)])
     lines = [
         "---",
         metadata.to_yaml(),
@@ -84,14 +91,7 @@ def render_dataset_card(
         "",
         "Groups by training images: head from 100, tail below 20.",
         "",
-        f"| class | group | {' | '.join(splits)} |",
-        f"|---|---|{'---|' * len(splits)}",
-        *(
-            f"| {names[label]} | {groups[label]} | {' | '.join(str(counts[split][label]) for split in splits)} |"
-            for label in sorted(range(len(names)), key=lambda label: -counts["train"][label])
-        ),
-        f"| images | | {' | '.join(str(len(rows[split])) for split in splits)} |",
-        f"| images without label | | {' | '.join(str(unlabeled[split]) for split in splits)} |",
+        markdown_table(["class", "group", *splits], class_rows),
         "",
         "## Made from",
         "",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...common.figures import GROUP_COLORS, new_figure
 from .inspect import Inspection
 
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-GROUP_COLORS = {"head": "#0072B2", "medium": "#E69F00", "tail": "#CC79A7"}
 _SPLIT_MARKS = ("o", "^", "s", "D")
 _NAMED_CLASSES = 100  # above it names are too small to read
 _CELLS = 300  # of the heat map above that number, a side
@@ -37,10 +36,7 @@ def draw_inspection(inspection: Inspection, path: str | os.PathLike) -> None:
         ValueError: Another file ending.
         SavingError: The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from ...training.run_folder import write_whole
+    from ...common.files import write_whole
 
     check_picture_path(path)
     order = np.argsort(-np.asarray(inspection.group_counts), kind="stable")
@@ -48,8 +44,7 @@ def draw_inspection(inspection: Inspection, path: str | os.PathLike) -> None:
     named = classes <= _NAMED_CLASSES
     width = max(10.0, 0.2 * classes + 3) if named else 15.0
     heat = width * 0.85
-    figure = Figure(figsize=(width, 7.5 + heat), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, 7.5 + heat)
     grid = figure.add_gridspec(3, 2, height_ratios=(4.5, 3.0, heat))
     _draw_counts(figure.add_subplot(grid[0, :]), inspection, order, named)
     _draw_groups(figure.add_subplot(grid[1, 0]), inspection)
@@ -173,4 +168,4 @@ def _font(classes: int) -> float:
     return 9.0 if classes <= 40 else 7.5 if classes <= 70 else 6.5
 
 
-__all__ = ["GROUP_COLORS", "check_picture_path", "draw_inspection"]
+__all__ = ["check_picture_path", "draw_inspection"]

@@ -1,20 +1,18 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """An inspection as tables for people."""
 
-from typing import TYPE_CHECKING
+from rich.text import Text
 
+from ...common.tables import TextTable, text_table
 from .inspect import Finding, Inspection
 
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _PAIRS = 10
 _REASONS = 10
 _COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def inspection_tables(inspection: Inspection, title: str) -> "list[Table]":
+def inspection_tables(inspection: Inspection, title: str) -> list[TextTable]:
     """Return classes, groups, labels per image, pairs of classes, image files and findings, each as a table.
 
     Args:
@@ -26,22 +24,13 @@ def inspection_tables(inspection: Inspection, title: str) -> "list[Table]":
     return [*tables, _findings(inspection.findings)]
 
 
-def _table(title: str, *columns: str, left: int = 1) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right")
-    return table
-
-
-def _classes(inspection: Inspection, title: str) -> "Table":
+def _classes(inspection: Inspection, title: str) -> TextTable:
     heading = f"{title}: images of each class (group by {inspection.group_split})"
     unknown = {split for split, entry in inspection.splits.items() if any(entry.unknown_counts)}
     columns = [
         column for split in inspection.splits for column in ([split, "unknown"] if split in unknown else [split])
     ]
-    table = _table(heading, "class", "group", *columns, left=2)
+    table = text_table(heading, "class", "group", *columns, numbers_from=2)
     counts = inspection.group_counts
     for index in sorted(range(len(counts)), key=lambda index: -counts[index]):
         cells: list[str] = []
@@ -49,17 +38,18 @@ def _classes(inspection: Inspection, title: str) -> "Table":
             cells.append(str(entry.class_counts[index]))
             if split in unknown:
                 cells.append(str(entry.unknown_counts[index]))
-        table.add_row(_plain(inspection.label_names[index]), inspection.groups[index], *cells)
+        table.add_row(inspection.label_names[index], inspection.groups[index], *cells)
     return table
 
 
-def _groups(inspection: Inspection) -> "Table":
-    table = _table(
+def _groups(inspection: Inspection) -> TextTable:
+    table = text_table(
         f"groups: head from {inspection.head_min} images, tail below {inspection.tail_max}",
         "group",
         "classes",
         "images of a class",
         *(f"labels of {split}" for split in inspection.splits),
+        numbers_from=1,
     )
     totals = [sum(entry.class_counts) for entry in inspection.splits.values()]
     for group in ("head", "medium", "tail"):
@@ -73,12 +63,12 @@ def _groups(inspection: Inspection) -> "Table":
     return table
 
 
-def _labels(inspection: Inspection) -> "Table":
+def _labels(inspection: Inspection) -> TextTable:
     most = max(len(entry.labels_per_image) for entry in inspection.splits.values()) - 1
     columns = [str(number) for number in range(min(most, 5) + 1)]
     if most > 5:
         columns[-1] = "5+"
-    table = _table("images by number of labels", "split", "images", *columns, "mean", "most")
+    table = text_table("images by number of labels", "split", "images", *columns, "mean", "most", numbers_from=1)
     for split, entry in inspection.splits.items():
         histogram = entry.labels_per_image
         cells = [histogram[number] if number < len(histogram) else 0 for number in range(len(columns))]
@@ -90,12 +80,12 @@ def _labels(inspection: Inspection) -> "Table":
     return table
 
 
-def _pairs(inspection: Inspection) -> "Table | None":
+def _pairs(inspection: Inspection) -> TextTable | None:
     split = inspection.group_split if inspection.group_split in inspection.splits else next(iter(inspection.splits))
     entry = inspection.splits[split]
     if not entry.pairs:
         return None
-    table = _table(
+    table = text_table(
         f"classes that occur together most often in {split} ({min(_PAIRS, len(entry.pairs))} of {len(entry.pairs):,} "
         "pairs)",
         "a",
@@ -103,21 +93,20 @@ def _pairs(inspection: Inspection) -> "Table | None":
         "images with both",
         "of those with a",
         "of those with b",
-        left=2,
+        numbers_from=2,
     )
     for first, second, count in sorted(entry.pairs, key=lambda pair: -pair[2])[:_PAIRS]:
         # The rarer class second: how much of it comes along with the other is what matters.
         if entry.class_counts[first] < entry.class_counts[second]:
             first, second = second, first
         shares = (f"{100 * count / entry.class_counts[index]:.0f} %" for index in (first, second))
-        table.add_row(*(_plain(inspection.label_names[index]) for index in (first, second)), f"{count:,}", *shares)
+        table.add_row(*(inspection.label_names[index] for index in (first, second)), f"{count:,}", *shares)
     return table
 
 
-def _images(inspection: Inspection) -> "Table | None":
-    table = _table(
-        "image files", "split", "read", "unreadable", "MB", "width", "height", "sizes", "formats", "pixel modes"
-    )
+def _images(inspection: Inspection) -> TextTable | None:
+    heads = ["split", "read", "unreadable", "MB", "width", "height", "sizes", "formats", "pixel modes"]
+    table = text_table("image files", *heads, numbers_from=1)
     for split, entry in inspection.splits.items():
         images = entry.images
         if images is None:
@@ -143,7 +132,7 @@ def _span(values: tuple[int, int, int] | None) -> str:
     return "-" if values is None else " / ".join(map(str, values if values[0] < values[2] else values[:1]))
 
 
-def _unreadable(inspection: Inspection) -> "Table | None":
+def _unreadable(inspection: Inspection) -> TextTable | None:
     reasons = [
         (split, reason)
         for split, entry in inspection.splits.items()
@@ -151,27 +140,19 @@ def _unreadable(inspection: Inspection) -> "Table | None":
     ]
     if not reasons:
         return None
-    table = _table(f"unreadable images ({min(_REASONS, len(reasons))} of {len(reasons):,})", "split", "reason", left=2)
+    table = text_table(f"unreadable images ({min(_REASONS, len(reasons))} of {len(reasons):,})", "split", "reason")
     for split, reason in reasons[:_REASONS]:
-        table.add_row(split, _plain(reason))
+        table.add_row(split, reason)
     return table
 
 
-def _findings(findings: tuple[Finding, ...]) -> "Table":
-    table = _table("what would go wrong in training", "", "found", "mend", left=3)
+def _findings(findings: tuple[Finding, ...]) -> TextTable:
+    table = text_table("what would go wrong in training", "", "found", "mend", numbers_from=3)
     if not findings:
         table.add_row("", "nothing", "")
     for finding in findings:
-        style = _COLORS[finding.severity]
-        table.add_row(f"[{style}]{finding.severity}[/]", _plain(finding.message), _plain(finding.mend))
+        table.add_row(Text(finding.severity, _COLORS[finding.severity]), finding.message, finding.mend)
     return table
-
-
-def _plain(text: str) -> str:
-    """Text that rich prints as it is, with a name such as [red] in brackets."""
-    from rich.markup import escape
-
-    return escape(text)
 
 
 __all__ = ["inspection_tables"]

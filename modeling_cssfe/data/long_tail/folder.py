@@ -14,6 +14,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.markdown import escape_markdown, markdown_table
+
 
 if TYPE_CHECKING:
     import datasets
@@ -130,12 +132,12 @@ def _card(report: dict[str, Any]) -> str:
         f"- Deviation (sum over classes of |reached - target| / target): {report['deviation']:.4g}",
         *(f"- `{name}`: {value!r}" for name, value in report["options"].items()),
         "",
-        f"| class | available | target | {' | '.join(splits)} |",
-        f"|---|---|---|{'---|' * len(splits)}",
-        *(
-            f"| {row['name']} | {row['available']} | {row['target']} | "
-            f"{' | '.join(str(row[split]) for split in splits)} |"
-            for row in report["classes"]
+        markdown_table(
+            ["class", "available", "target", *splits],
+            [
+                [escape_markdown(row["name"]), row["available"], row["target"], *(row[split] for split in splits)]
+                for row in report["classes"]
+            ],
         ),
         "",
     ]

@@ -22,7 +22,8 @@ from .drawing import draw_long_tail
 
 if TYPE_CHECKING:
     import datasets
-    from rich.table import Table
+
+    from ...common.tables import TextTable
 
 PROFILES = ("pareto", "exponential")
 ORDERS = ("cooccurrence", "frequency")
@@ -86,20 +87,16 @@ class LongTailDraw:
             ],
         }
 
-    def table(self) -> "Table":
-        """Target and reached counts of each class, for `modeling_cssfe.training.report.show`."""
-        from rich.table import Table
+    def table(self) -> "TextTable":
+        """Target and reached counts of each class, for `modeling_cssfe.common.tables.show`."""
+        from ...common.tables import text_table
 
         splits = list(self.counts)
-        table = Table(title="Images of each class", title_justify="left")
-        table.add_column("class")
-        for column in ("available", "target", *splits):
-            table.add_column(column, justify="right")
+        table = text_table("Images of each class", "class", "available", "target", *splits, numbers_from=1)
         for row in self.report()["classes"]:
             off = row["train"] - row["target"]
             reached = f"{row['train']} ({off:+d})" if off else str(row["train"])
-            others = [str(row[split]) for split in splits[1:]]
-            table.add_row(row["name"], str(row["available"]), str(row["target"]), reached, *others)
+            table.add_row(row["name"], row["available"], row["target"], reached, *(row[split] for split in splits[1:]))
         return table
 
     def save(self, output_dir: str | os.PathLike) -> None:

@@ -1,9 +1,7 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
-"""Scores of a model on a data set, gathered exactly, and their metric."""
+"""Logits of a model on a data set, gathered exactly from all processes."""
 
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,12 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .interruption import StopWantedError
-from .model_loading import load_image_classifier, load_trained_model
 
-
-if TYPE_CHECKING:
-    import datasets
+class StopWantedError(Exception):
+    """Ends an evaluation that a signal has made pointless."""
 
 
 @torch.no_grad()
@@ -109,43 +104,4 @@ def _some(names: Sequence[str]) -> str:
     return str(names) if names else "none"
 
 
-def evaluate_model(
-    path: str | os.PathLike,
-    data: "str | os.PathLike | datasets.Dataset",
-    split: str | None = None,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    mixed_precision: str = "no",
-) -> dict[str, Any]:
-    """Evaluate a trained model on a data set; `modeling_cssfe.evaluation.scoring.score_model` gives its scores.
-
-    Args:
-        path: Folder or Hub repository of the model.
-        data: What `load_images` accepts, or a loaded data set.
-        split: Split to judge; by default `test` if there is one, then `validation`, then the only one.
-        batch_size: Images a step.
-        num_workers: Loader processes.
-        mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
-
-    Returns:
-        The result of `long_tail_map`, with `split`, `num_images` and `model` added.
-
-    Raises:
-        ValueError: No such split, classes that are not the model's, or no training counts.
-    """
-    from ..evaluation.scoring import score_model  # which needs this module
-    from ..evaluation.splits import load_split
-
-    judged = load_split(data, split)
-    table = score_model(path, judged, batch_size=batch_size, num_workers=num_workers, mixed_precision=mixed_precision)
-    return {"model": table.name, "split": judged.name, **table.figures()}
-
-
-__all__ = [
-    "align_labels",
-    "compute_logits",
-    "compute_scores",
-    "evaluate_model",
-    "load_image_classifier",
-    "load_trained_model",
-]
+__all__ = ["StopWantedError", "align_labels", "compute_logits", "compute_scores"]

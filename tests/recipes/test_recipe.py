@@ -5,9 +5,10 @@ import pytest
 import yaml
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
+from modeling_cssfe.recipes import find_recipe
+from modeling_cssfe.recipes.checks import KEYS_OF_THE_DATA, OWN_KEYS
 from modeling_cssfe.training import Recipe, list_recipes, load_recipe
 from modeling_cssfe.training.preparation import RunData, build_run_model
-from modeling_cssfe.training.recipe import KEYS_OF_THE_DATA, OWN_KEYS, find_recipe
 
 
 RECIPES = Path(__file__).parents[2] / "train" / "recipes"

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from modeling_cssfe.cli import main
+from modeling_cssfe.common.model_loading import load_cssfe_config, load_image_classifier
 from modeling_cssfe.training import load_trained_model
-from modeling_cssfe.training.model_loading import load_cssfe_config, load_image_classifier
 
 
 OWN_VERBS = ("predict", "explain", "export", "push", "card", "thresholds")

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .figure_tables import DASH, Cell, FigureTable
-from .weighted import MAP_FIGURES
+from ..evaluation.figure_tables import DASH, Cell, FigureTable
+from ..metrics.long_tail import MAP_FIGURES
 
 
 # Keys of a recipe that change nothing about what is learnt, or that the seeds of a row differ in.
@@ -98,7 +98,7 @@ def read_run(path: str | os.PathLike) -> Run:
     Raises:
         ValueError: The folder holds no results.json, or one of another kind.
     """
-    from ..training.recipe import Recipe
+    from ..recipes import Recipe
 
     file = Path(path) / "results.json"
     if not file.is_file():

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from modeling_cssfe.evaluation.figure_tables import FORMATS, Cell, FigureTable, escape_latex, format_table
-from modeling_cssfe.evaluation.run_tables import group_runs, read_run, seeds_table, welch_p_value
-from modeling_cssfe.evaluation.weighted import MAP_FIGURES
+from modeling_cssfe.metrics.long_tail import MAP_FIGURES
+from modeling_cssfe.training.run_tables import group_runs, read_run, seeds_table, welch_p_value
 
 
 TOTALS = {

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Of Okabe and Ito ("Color Universal Design", 2008), which colour-blind readers tell apart.
 SERIES_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+GROUP_COLORS = {"head": "#0072B2", "medium": "#009E73", "tail": "#D55E00"}
 SERIES_MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -61,11 +62,19 @@ def save_figure(figure: "Figure", path: str | os.PathLike, dpi: int = 110) -> No
         ValueError: Another ending.
         SavingError: The file cannot be written.
     """
-    from ..training.run_folder import write_whole
+    from .files import write_whole
 
     check_figure_path(path)
     metadata = {"Date": None} if os.fspath(path).lower().endswith(".svg") else None
     write_whole(Path(path), lambda temporary: figure.savefig(temporary, dpi=dpi, metadata=metadata))
 
 
-__all__ = ["SERIES_COLORS", "SERIES_MARKS", "check_figure_path", "figure_style", "new_figure", "save_figure"]
+__all__ = [
+    "GROUP_COLORS",
+    "SERIES_COLORS",
+    "SERIES_MARKS",
+    "check_figure_path",
+    "figure_style",
+    "new_figure",
+    "save_figure",
+]

@@ -10,9 +10,9 @@ import yaml
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification
 from modeling_cssfe.losses import build_loss
+from modeling_cssfe.recipes import find_recipe
 from modeling_cssfe.samplers import build_sampler
 from modeling_cssfe.training import Recipe, list_recipes, load_recipe
-from modeling_cssfe.training.recipe import find_recipe
 
 
 # mAP in percent, total / head / medium / tail, as the tables print them: LT-VOC, LT-COCO.
