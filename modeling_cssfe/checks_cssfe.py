@@ -1,6 +1,7 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """What may be wrong with a configuration: every problem in words, with the mend."""
 
+import difflib
 import math
 import unicodedata
 from collections import Counter
@@ -8,7 +9,7 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
-from .presets_cssfe import ABLATIONS, CHOICES, GROUPS, PRESETS
+from .presets_cssfe import ABLATIONS, CHOICES, GROUPS, LOSSES, PRESETS
 
 
 def find_problems(config: Any) -> list[str]:
@@ -32,6 +33,10 @@ def _problems_of_choices(config: Any) -> list[str]:
         # Without a known preset there is nothing to fill a field with; the preset is the problem to report.
         if value not in values and not (value is None and config.preset not in PRESETS):
             problems.append(f"unknown {field} {value!r}: choose one of {', '.join(values)}")
+    if config.loss not in LOSSES:
+        near = difflib.get_close_matches(str(config.loss), LOSSES, n=1)
+        mend = f"did you mean {near[0]!r}" if near else "choose one of them"
+        problems.append(f"unknown loss {config.loss!r} (known: {', '.join(LOSSES)}): {mend}")
     if config.hidden_act not in ACT2FN:
         problems.append(
             f"unknown hidden_act {config.hidden_act!r}: choose a name of transformers.activations.ACT2FN, such as gelu"

@@ -89,7 +89,7 @@ class CSSFEMapEnhancement(nn.Module):
         self.mask_mode = config.mask_mode if config.uses_mask else None
         self.residual = config.enhancement_residual
         self.value_mode = config.map_value_projection
-        self.map_size = map_size
+        self.map_size, self.image_size = map_size, config.image_height_and_width
         self.query = nn.Linear(hidden_size, attention_size)
         self.key = nn.Linear(hidden_size, attention_size)
         if self.value_mode == "per_class":
@@ -121,6 +121,26 @@ class CSSFEMapEnhancement(nn.Module):
             return None
         return self.rows(label_tokens, group_ranks, 0, label_tokens.shape[0])
 
+    def check_size(self, map_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+        """Check that maps of this size can be enhanced.
+
+        Args:
+            map_size: Their height and width.
+            image_size: Height and width of the images that they are of, in pixels, for the message.
+
+        Raises:
+            ValueError: The gate or the projection of the maps is made for another size.
+        """
+        if (self.gate is not None or self.value_mode == "spatial") and map_size != self.map_size:
+            fixing = "map_gate" if self.gate is not None else "map_value_projection='spatial'"
+            wanted, wanted_images, got, images = (
+                "x".join(map(str, size)) for size in (self.map_size, self.image_size, map_size, image_size)
+            )
+            raise ValueError(
+                f"{fixing} fixes maps of {wanted} (images of {wanted_images}), got {got} (images of {images}): resize "
+                "images to the configured image_size, or turn that field off for other sizes."
+            )
+
     def _values(self, maps: torch.Tensor) -> torch.Tensor:
         if self.value_mode == "per_class":
             return maps * self.value_scale[:, None] + self.value_offset[:, None]
@@ -145,12 +165,6 @@ class CSSFEMapEnhancement(nn.Module):
             The enhanced maps `(B, C, H, W)`, and M' as `(B, 1, C, C)`; `None` for it where it was computed in blocks.
         """
         batch, num_classes, height, width = maps.shape
-        if (self.gate is not None or self.value_mode == "spatial") and (height, width) != self.map_size:
-            fixing = "map_gate" if self.gate is not None else "map_value_projection='spatial'"
-            raise ValueError(
-                f"{fixing} fixes maps of {self.map_size[0]}x{self.map_size[1]}, got {height}x{width}: resize images to "
-                "the configured image_size, or turn that field off for other sizes."
-            )
         # (B, C, H, W) -> (B, C, H * W)
         values = self._values(maps.flatten(2))
         if attention is None:

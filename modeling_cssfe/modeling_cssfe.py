@@ -279,8 +279,8 @@ class CSSFEModel(CSSFEPreTrainedModel):
         """What depends on the labels alone: LE `(C, h)`, and M' `(C, C)` or `None`.
 
         In evaluation without gradient both are kept until a weight, the embeddings, the device or the autocast dtype
-        change, or a forward pass with gradient runs. A write through `.data` escapes torch's change counters: call
-        `.eval()` after one.
+        change, or a forward pass with gradient runs. A write through `.data` escapes torch's change counters. On a CPU
+        sums of the values notice it; on a GPU, where reading them would wait for the device, call `.eval()` after one.
         """
         if torch.compiler.is_compiling():
             return self._compute_label_side()
@@ -297,7 +297,8 @@ class CSSFEModel(CSSFEPreTrainedModel):
             return self._compute_label_side()
         device = self.label_embeddings.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        state = (autocast, [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors])
+        sums = [tensor.sum().item() for tensor in tensors] if device == "cpu" else []
+        state = (autocast, sums, [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors])
         if self._label_cache is None or self._label_cache[0] != state:
             # The aliases keep the memory that the state names from being given to other tensors.
             aliases = [tensor.detach() for tensor in tensors]
@@ -332,6 +333,7 @@ class CSSFEModel(CSSFEPreTrainedModel):
         label_tokens, attention = self.label_side()
         enhanced = None
         if self.config.uses_enhancement:
+            self.enhancement.check_size(tuple(maps.shape[-2:]), tuple(pixel_values.shape[-2:]))
             enhanced, _ = self.enhancement(maps, label_tokens, self.group_ranks, attention)
         pooled = pool_features(features, maps if enhanced is None else enhanced, self.config.map_pooling)
         return CSSFEModelOutput(
@@ -417,6 +419,12 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         embeddings = None
         if config.uses_fusion:
             embeddings, provenance = resolve_label_embeddings(label_embeddings, config, seed)
+            wanted = settings.get("label_embedding_dim", embeddings.shape[1])
+            if wanted != embeddings.shape[1]:
+                raise ValueError(
+                    f"label_embedding_dim is {wanted}, but the label embeddings have {embeddings.shape[1]} columns; "
+                    "leave it out."
+                )
             settings |= {"label_embedding_dim": embeddings.shape[1], "label_embedding_provenance": provenance}
         settings |= pretrained_statistics(backbone, settings)
         model = cls(CSSFEConfig(**settings))

@@ -38,8 +38,9 @@ def as_numbers(name: str, values) -> torch.Tensor:
 def _package_module(name: str, purpose: str):
     """A module of the installed package, which a copy of this file next to saved weights may have to do without."""
     found = importlib.util.find_spec("modeling_cssfe")
-    # A script that lies beside saved weights finds their modeling_cssfe.py, which is no package.
-    if found is None or found.submodule_search_locations is None:
+    # A script that lies beside saved weights finds their modeling_cssfe.py, which is no package; nor is a folder that
+    # is only called so.
+    if found is None or found.submodule_search_locations is None or found.origin is None:
         raise ValueError(f"{purpose} needs the whole package; run `pip install cssfe`.")
     return importlib.import_module(f"modeling_cssfe.{name}")
 

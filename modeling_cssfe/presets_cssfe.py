@@ -7,6 +7,10 @@ but a value for each of these fields, and any field given by name wins over the 
 
 GROUPS = ("head", "medium", "tail")
 ABLATIONS = ("net0", "net1", "net2", "net3")
+# Of the package's registry; the first two travel with a saved model.
+LOSSES = (
+    "asl", "bce", "mlsm", "rw", "focal", "cb_focal", "ldam", "db", "db_focal", "pg", "logit_adjustment", "two_way",
+)  # fmt: skip
 
 # One row a difference between paper and released code (and "corrected", the intended meaning of both).
 PRESETS: dict[str, dict] = {
@@ -119,4 +123,4 @@ CHOICES: dict[str, dict[str, str]] = {
 }
 
 
-__all__ = ["ABLATIONS", "CHOICES", "GROUPS", "PRESETS"]
+__all__ = ["ABLATIONS", "CHOICES", "GROUPS", "LOSSES", "PRESETS"]

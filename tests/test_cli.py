@@ -103,7 +103,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path, capsys):
     assert "did you mean" in error.splitlines()[-1]
 
 
-def test_train_evaluate_predict_explain_and_card(tiny_data, tmp_path, scene, capsys):
+def test_train_evaluate_predict_explain_and_card(tiny_data, tmp_path, scene, capsys, monkeypatch):
     run = str(tmp_path / "run")
     assert main(["train", "--recipe", "lt_digits", "--output_dir", run, "--data", str(tiny_data),
                  "--seed", "3", "--set", *tiny_overrides(tiny_data)[1:]]) == 0  # fmt: skip
@@ -123,7 +123,10 @@ def test_train_evaluate_predict_explain_and_card(tiny_data, tmp_path, scene, cap
 
     import modeling_cssfe  # noqa: F401  (registers the classes)
 
+    asked = []  # whether to run the code that lies in the folder
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(prompt) or "n")
     expected = pipeline("image-classification", model=run)(str(scene), top_k=2)
+    assert not asked
     assert [(entry["label"], entry["score"]) for entry in predicted["predictions"]] == [
         (entry["label"], pytest.approx(entry["score"], abs=1e-7)) for entry in expected
     ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .bootstrap import BootstrapResult
     from .comparison import Comparison
 
-DASH = "-: no class of the group has a positive image."
+DASH = "-: the group has no class with a positive image."
 FORMATS = ("table", "markdown", "latex", "csv")
 _LATEX = {
     "\\": r"\textbackslash{}",

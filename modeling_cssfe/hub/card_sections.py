@@ -160,7 +160,7 @@ def describe_figures(
         names = ", ".join(map(escape_markdown, absent))
         notes.append(f"Without a positive image in the judged split, and left out of all means: {names}.")
     if any(row.figures.get(f"map_{part}") is None for row in rows for part in PARTS):
-        notes.append("-: no class of the group has a positive image.")
+        notes.append("-: the group has no class with a positive image.")
     return {
         "judged_on": text,
         "figures_table": markdown_table(("split", "images", *PARTS), table, numbers_from=1),

@@ -162,7 +162,7 @@ def tracker_problems(trackers: Sequence[str]) -> list[str]:
             near = difflib.get_close_matches(str(name), TRACKERS, n=1)
             mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(TRACKERS)}"
             problems.append(f"unknown tracker {name!r}: {mend}")
-    if len(set(trackers)) < len(trackers):
+    if len(set(map(str, trackers))) < len(trackers):
         problems.append(f"trackers is {list(trackers)}: name each once")
     return problems
 

@@ -25,6 +25,15 @@ from .recipe import Recipe
 
 
 SUFFIXES = (".yaml", ".yml")
+# What a value of a recipe may be, by a word in the type of its key; the first that fits.
+_KINDS = {
+    "list": "a list [a, b]",
+    "dict": "a mapping {key: value}",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a name or text, with options in a key of their own",
+}
 
 
 def first_phase_recipe(recipe: Recipe) -> Recipe | None:
@@ -94,8 +103,8 @@ def load_recipe(
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"cannot read {override!r}; write key=value.")
+    layers = [OmegaConf.structured(Recipe)]
     try:
-        layers = [OmegaConf.structured(Recipe)]
         if isinstance(name_or_file, Mapping):
             _check_keys(name_or_file, "the recipe")
             layers.append(OmegaConf.create(dict(name_or_file)))
@@ -109,7 +118,20 @@ def load_recipe(
         _refuse_interpolations(merged)
         return Recipe(**merged)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the recipe: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            _wrong_value(error, layers) or f"cannot read the recipe: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _wrong_value(error: Exception, layers: Sequence[DictConfig]) -> str | None:
+    """What is wrong with a value that is of another kind than its key wants; `None` for any other error."""
+    key = str(getattr(error, "full_key", None) or "").partition("[")[0]
+    wanted = {entry.name: str(entry.type) for entry in dataclasses.fields(Recipe)}.get(key)
+    given = [layer[key] for layer in layers[1:] if key in layer]
+    if wanted is None or not given:
+        return None
+    words = next(words for kind, words in _KINDS.items() if kind in wanted)
+    return f"{key} is {given[-1]!r}: give {words}{' or null' if 'None' in wanted else ''}."
 
 
 def _read_chain(file: Path, children: tuple[Path, ...] = ()) -> list[DictConfig]:

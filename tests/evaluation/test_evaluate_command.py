@@ -326,7 +326,7 @@ def test_a_test_set_without_any_tail_positive_has_a_dash_and_says_why(tmp_path, 
         assert main(["evaluate", str(path), "--bootstrap", "20", "--output", str(tmp_path / "all.json")]) == 0
     shown = capsys.readouterr().out
     assert "No positive image, left out of all means: bus, cow." in " ".join(shown.split())
-    assert "-: no class of the group has a positive image." in shown
+    assert "-: the group has no class with a positive image." in shown
     saved = json.loads((tmp_path / "all.json").read_text())[0]
     assert saved["map_tail"] is None
     assert saved["bootstrap"]["intervals"]["map_tail"]["low"] is None

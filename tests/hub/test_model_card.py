@@ -222,7 +222,7 @@ def test_a_group_without_positives_has_no_figure_and_the_card_says_why(tiny_run)
     assert figures[2][-1] == "-"
     assert classes[3][-1] == "-"
     assert "Without a positive image in the judged split, and left out of all means: blue." in text
-    assert "-: no class of the group has a positive image." in text
+    assert "-: the group has no class with a positive image." in text
 
 
 @pytest.mark.parametrize("lost", ["recipe", "validation"])

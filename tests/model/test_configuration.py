@@ -11,6 +11,8 @@ from transformers import AutoConfig
 
 from modeling_cssfe import CSSFEConfig, CSSFEForImageClassification, assign_groups
 from modeling_cssfe.configuration_cssfe import ABLATIONS, CHOICES, PRESETS
+from modeling_cssfe.losses import list_losses
+from modeling_cssfe.presets_cssfe import LOSSES
 
 
 # Training images of each class, by name: the benchmark's own list, in the papers' order.
@@ -319,3 +321,10 @@ def test_the_losss_options_come_from_the_preset_only_for_asl():
 def coco_class_counts() -> list[int]:
     counts = Counter(int(label) for line in LT_COCO_TRAIN.read_text().splitlines() for label in line.split()[1:])
     return [counts[index] for index in range(80)]
+
+
+def test_a_loss_is_one_of_the_registry_and_a_near_miss_is_told():
+    assert sorted(LOSSES) == sorted(list_losses())
+    with pytest.raises(ValueError, match=r"unknown loss 'asll' \(known: asl, bce, .*\): did you mean 'asl'") as caught:
+        CSSFEConfig(loss="asll", label_names=["a"])
+    assert "\n" not in str(caught.value)

@@ -57,6 +57,14 @@ def change_by_assigning_state_dict(model):
     model.load_state_dict({name: tensor * 1.02 for name, tensor in model.state_dict().items()}, assign=True)
 
 
+def change_by_data_of_a_weight(model):
+    model.cssfe.label_encoder.projection.weight.data.mul_(1.1)
+
+
+def change_by_data_of_the_embeddings(model):
+    model.cssfe.label_embeddings.data.mul_(-1)
+
+
 def change_by_setting_embeddings(model):
     model.set_label_embeddings(model.cssfe.label_embeddings.flip(0))
 
@@ -73,11 +81,6 @@ def change_by_replacing_a_weight(model):
 
 def change_by_replacing_data(model):
     model.cssfe.label_encoder.projection.weight.data = model.cssfe.label_encoder.projection.weight.data * 1.1
-
-
-def change_by_writing_data_and_eval(model):
-    model.cssfe.label_encoder.projection.weight.data.mul_(1.1)
-    model.eval()
 
 
 def change_by_rounding_to_half_and_back(model):

@@ -173,6 +173,19 @@ def test_a_new_model_has_the_same_placeholder_embeddings_whatever_the_seed():
     torch.testing.assert_close(first.cssfe.label_embeddings.norm(dim=1), torch.ones(5))
 
 
+def test_the_factory_refuses_a_width_that_the_embeddings_do_not_have():
+    with pytest.raises(ValueError, match="label_embedding_dim is 16, but the label embeddings have 11 columns"):
+        CSSFEForImageClassification.from_backbone(
+            **SMALL_BACKBONE,
+            image_size=64,
+            label_names=["person", "dog", "cow"],
+            class_counts=[775, 48, 4],
+            backbone_weights=False,
+            label_embeddings=torch.randn(3, 11),
+            label_embedding_dim=16,
+        )
+
+
 def test_the_factory_takes_a_tensor_and_its_width():
     embeddings = torch.randn(3, 11)
     model = CSSFEForImageClassification.from_backbone(

@@ -138,14 +138,16 @@ def test_other_image_sizes_work(preset):
 
 def test_another_image_size_with_the_released_gate_names_both_sizes():
     model = small_model(preset="released")
-    with pytest.raises(ValueError, match="2x3, got 3x3") as caught:
+    with pytest.raises(
+        ValueError, match=r"map_gate fixes maps of 2x3 \(images of 64x96\), got 3x3 \(images of 96x96\)"
+    ) as caught:
         model(torch.randn(2, 3, 96, 96))
     assert "\n" not in str(caught.value)
 
 
 def test_another_image_size_with_a_spatial_value_map_names_both_sizes():
     model = small_model(map_value_projection="spatial")
-    with pytest.raises(ValueError, match="map_value_projection='spatial' fixes maps of 2x3, got 1x1"):
+    with pytest.raises(ValueError, match=r"fixes maps of 2x3 \(images of 64x96\), got 1x1 \(images of 32x32\)"):
         model(torch.randn(2, 3, 32, 32))
 
 

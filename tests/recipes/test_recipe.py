@@ -62,7 +62,14 @@ def test_overrides_win_over_the_file_and_reach_nested_keys(tmp_path):
     [
         ((None, ["epocs=3"]), "unknown key 'epocs' in the overrides; did you mean 'epochs'"),
         ((None, ["epochs"]), "cannot read 'epochs'; write key=value"),
-        ((None, ["epochs=many"]), "'many'"),
+        ((None, ["epochs=many"]), r"^epochs is 'many': give a whole number\.$"),
+        ((None, ["ema_decay=slow"]), r"^ema_decay is 'slow': give a number or null\.$"),
+        (
+            (None, ["loss.name=asl"]),
+            "^loss is {'name': 'asl'}: give a name or text, with options in a key of their own",
+        ),
+        ((None, ["crop_scale=[a, b]"]), r"^crop_scale is \['a', 'b'\]: give a list"),
+        ((None, ["trackers=[[1]]"]), "unknown tracker"),
         ((None, ["preset=papr"]), "unknown preset 'papr'"),
         ((None, ["epochs=0", "batch_size=-1"]), "2 problem"),
         ((None, ["validation_split=test"]), "choose on another split"),
@@ -97,7 +104,7 @@ def test_a_recipe_does_not_read_the_environment(tmp_path, monkeypatch):
 def test_a_broken_recipe_file_is_a_one_line_error(tmp_path, text):
     file = tmp_path / "broken.yaml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=r"recipe|key") as caught:
+    with pytest.raises(ValueError, match=r"recipe|key|epochs is") as caught:
         load_recipe(str(file))
     assert "\n" not in str(caught.value)
 

@@ -109,7 +109,7 @@ def test_a_figure_that_a_run_lacks_is_a_dash(tmp_path):
     table = seeds_table(group_runs([read_run(run) for run in runs]), "no tail")
     assert table.rows[0][1][3] == Cell(None)
     assert table.rows[0][0] == "net3, resnet50, asl (2 seeds)"
-    assert "-: no class of the group has a positive image." in table.notes
+    assert "-: the group has no class with a positive image." in table.notes
 
 
 def test_nested_keys_tell_rows_apart(tmp_path):
