@@ -10,6 +10,9 @@ def _to_rgb(image):
     # Pillow opens 16-bit PPM, and in older versions 16-bit PNG, as 32-bit integers.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "32-bit integer" if image.mode == "I" else "floating-point"
+        raise ValueError(f"an image has {kind} pixels, whose range is not known; scale it to 8 or 16 bits.")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         page = layer.copy()
@@ -50,6 +53,9 @@ class CSSFEImageProcessor(TorchvisionBackend):
         """Bring one image to `(channels, height, width)`, Pillow's by the rules by which training decodes files.
 
         Of 16 bits the upper 8 are taken, where Pillow would cut off at 255, and transparent images lie on white.
+
+        Raises:
+            ValueError: A Pillow image has 32-bit integer or floating-point pixels.
         """
         if do_convert_rgb and hasattr(image, "has_transparency_data"):  # Pillow's
             image = _to_rgb(image)

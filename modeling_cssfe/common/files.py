@@ -7,6 +7,7 @@ interruption leaves either the old file or the new one.
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,19 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary = path.with_name(f".saving-{os.getpid()}-{path.name}")
         try:
             write(temporary)
+            share(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def share(file: Path) -> None:
+    """Give a file the rights that this user's new files have; safetensors writes files that nobody else may read."""
+    probe = file.with_name(f".saving-{os.getpid()}-rights")
+    with contextlib.suppress(OSError):  # of a place that knows no rights
+        probe.touch()
+        file.chmod(stat.S_IMODE(probe.stat().st_mode))
+    probe.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -57,4 +68,4 @@ def _saving_error(path: Path, error: Exception) -> SavingError:
     return SavingError(f"cannot save {os.fspath(path)!r}: {reason}; {mend}.")
 
 
-__all__ = ["SavingError", "named_errors", "write_whole"]
+__all__ = ["SavingError", "named_errors", "share", "write_whole"]

@@ -1,6 +1,7 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """A trained model to a graph of `torch.export`, checked against the model it came from."""
 
+import io
 import json
 import logging
 import os
@@ -94,12 +95,15 @@ class ExportResult:
     dynamic_image_size: bool
 
 
-def trace_model(model: CSSFEForImageClassification, image_size: tuple[int, int]) -> TracedModel:
+def trace_model(
+    model: CSSFEForImageClassification, image_size: tuple[int, int], any_image_size: bool = True
+) -> TracedModel:
     """Trace a model in fp32 on the CPU, for any batch size and, where the backbone takes it, any image size.
 
     Args:
         model: A trained model; it is moved and cast in place.
         image_size: Height and width in pixels.
+        any_image_size: Whether to try for other sizes than that.
 
     Raises:
         ExportError: torch cannot trace it.
@@ -111,7 +115,7 @@ def trace_model(model: CSSFEForImageClassification, image_size: tuple[int, int])
         outputs = module(images)
     names = OUTPUT_NAMES[: len(outputs)]
     batch = {0: torch.export.Dim.DYNAMIC}
-    if _may_be_dynamic(model):
+    if any_image_size and _may_be_dynamic(model):
         # torch has a dozen kinds of exceptions for a size that cannot vary; the size is fixed then.
         with suppress(Exception):
             program = _trace(module, images, batch | {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC})
@@ -244,13 +248,27 @@ def export_torch(
         ValueError: As for `load_for_export`.
     """
     traced, preprocessing, target = load_for_export(path, image_size, output, "torch_export/model.pt2")
+    try:
+        content = _serialize(traced)
+    except Exception as error:
+        if not traced.dynamic_image_size:
+            raise ExportError(f"torch cannot save the graph: {first_line(error)}") from error
+        # Some sums over an unknown size can be traced and not written down, such as those of dilated strides.
+        traced = trace_model(traced.module.model, traced.image_size, any_image_size=False)
+        content = _serialize(traced)
     differences = check_export(traced, traced.program.module())
     description = describe_export(traced, preprocessing, target.name, differences, format="torch_export")
-    with quiet():
-        write_whole(target, lambda file: torch.export.save(traced.program, file))
+    write_whole(target, lambda file: file.write_bytes(content))
     described = target.with_suffix(".json")
     write_description(described, description)
     return ExportResult(target, (target, described), differences, traced.dynamic_image_size)
+
+
+def _serialize(traced: TracedModel) -> bytes:
+    stream = io.BytesIO()
+    with quiet():
+        torch.export.save(traced.program, stream)
+    return stream.getvalue()
 
 
 def check_description_is_free(target: Path) -> None:

@@ -5,19 +5,22 @@ Data flows one way: images -> loader -> model -> loss -> optimizer, then weights
 best epoch is chosen by mAP on the validation split; the test split, if there is one, is looked at once, at the end.
 """
 
+import contextlib
 import dataclasses
 import gc
 import logging
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedType, broadcast_object_list, set_seed
 
 from ..common.environment import build_accelerator, describe_environment, process_state, warn_of_idle_cores
+from ..common.files import SavingError
 from ..common.tables import show
 from ..data.streaming import StreamingLoader
 from ..image_processing_cssfe import CSSFEImageProcessor
@@ -82,11 +85,29 @@ def train(
     folder = RunFolder(output_dir, resume=resume != "never")
     initial_model: str | os.PathLike | None = recipe.initial_model
     first = first_phase_recipe(recipe)
-    if first is not None:
-        require_same_shapes(recipe, first)
-        initial_model = _train_first_phase(first, folder, quiet, same_data_as, resume)
-    with determinism(recipe.deterministic), without_library_bars(quiet):
-        return _train(recipe, folder, quiet, same_data_as, resume, initial_model)
+    with _claimed(folder):
+        if first is not None:
+            require_same_shapes(recipe, first)
+            initial_model = _train_first_phase(first, folder, quiet, same_data_as, resume)
+        with determinism(recipe.deterministic), without_library_bars(quiet):
+            return _train(recipe, folder, quiet, same_data_as, resume, initial_model)
+
+
+@contextlib.contextmanager
+def _claimed(folder: RunFolder) -> Iterator[None]:
+    """Keep other runs out of a folder. One process claims it for all; of a finished run nothing is written."""
+    with contextlib.ExitStack() as stack:
+        refusal: list[Any] = [None]
+        if process_state().is_main_process and not folder.finished:
+            try:
+                stack.enter_context(folder.claimed())
+            except (ValueError, SavingError) as error:
+                refusal = [error]
+        if process_state().num_processes > 1:
+            broadcast_object_list(refusal)
+        if refusal[0] is not None:
+            raise refusal[0]
+        yield
 
 
 def _train_first_phase(

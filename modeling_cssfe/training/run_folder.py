@@ -6,14 +6,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..common.files import named_errors, write_whole
+from filelock import FileLock, Timeout
+
+from ..common.files import named_errors, share, write_whole
 
 
 FIRST_PHASE = "first_phase"  # the folder of the first of two phases, in that of the run
+_LOCK = ".lock"
+# A run that was killed holds its folder for as long as its loader processes take to notice.
+_SECONDS_OF_ORPHANS = 10
 
 
 class RunFolder:
@@ -29,20 +34,50 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike, resume: bool = False):
         self.path = Path(path)
-        self._is_new = False
+        self._resume = resume
+        self._refuse_what_is_foreign()
+
+    def _refuse_what_is_foreign(self) -> None:
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"output_dir {os.fspath(path)!r} is a file; choose another folder.")
-        names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+            raise ValueError(f"output_dir {os.fspath(self.path)!r} is a file; choose another folder.")
+        names = {entry.name for entry in self.path.iterdir()} - {_LOCK} if self.path.is_dir() else set()
         is_run = bool(names & {"log.jsonl", "checkpoints", FIRST_PHASE})
         # What a run that was killed was writing tells nothing about whose folder this is.
-        if resume and (is_run or all(name.startswith(".saving-") for name in names)):
+        if self._resume and (is_run or all(name.startswith(".saving-") for name in names)):
             return
         if names:
             what = "another run" if is_run else "other files"
             mend = ", or go on with it by --resume auto" if is_run else ""
             raise ValueError(
-                f"output_dir {os.fspath(path)!r} holds {what}; choose another folder or empty it first{mend}."
+                f"output_dir {os.fspath(self.path)!r} holds {what}; choose another folder or empty it first{mend}."
             )
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes out of the folder while the `with` block runs; if nothing is left in it then, it goes.
+
+        Raises:
+            ValueError: Another process trains in it, or has done so in the meantime.
+            SavingError: The folder cannot be made.
+        """
+        is_new = not self.path.exists()
+        with named_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = FileLock(self.path / _LOCK).acquire(timeout=_SECONDS_OF_ORPHANS)
+            except Timeout:
+                raise ValueError(
+                    f"another process trains in output_dir {os.fspath(self.path)!r}; wait for it, or choose another."
+                ) from None
+        try:
+            with lock:
+                self._refuse_what_is_foreign()
+                yield
+        finally:
+            with contextlib.suppress(OSError):
+                (self.path / _LOCK).unlink(missing_ok=True)
+                if is_new:
+                    self.path.rmdir()
 
     def create(self) -> None:
         """Make the folder, with `checkpoints` in it, by which it is known as a run's from the first moment.
@@ -51,15 +86,12 @@ class RunFolder:
             SavingError: The folder cannot be made.
         """
         with named_errors(self.path):
-            self._is_new = not self.path.exists()
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
 
     def remove_if_empty(self) -> None:
         """Take back what `create` made, if there is nothing in it, so that the next run may have the folder."""
         with contextlib.suppress(OSError):  # of a folder that holds something, or is gone
             (self.path / "checkpoints").rmdir()
-            if self._is_new:
-                self.path.rmdir()
 
     @property
     def finished(self) -> bool:
@@ -112,6 +144,8 @@ class RunFolder:
             try:
                 save(temporary)
                 for file in sorted(temporary.iterdir()):
+                    if file.is_file():
+                        share(file)
                     os.replace(file, target / file.name)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -56,6 +56,19 @@ def test_every_ablation_and_every_preset_can_be_exported(ablation, preset):
     assert traced.dynamic_image_size == (not (preset == "released" and ablation in ("net2", "net3")))
 
 
+def test_a_graph_that_can_be_traced_for_any_size_and_not_saved_so_is_saved_for_one(tmp_path):
+    # Dilated strides pad by a size that torch has no symbol for.
+    small_model(backbone_kwargs={"output_stride": 8}).save_pretrained(tmp_path / "model")
+    result = export_torch(tmp_path / "model")
+    assert not result.dynamic_image_size
+    assert max(result.differences.values()) < TOLERANCE
+    pixels = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    model = type(small_model()).from_pretrained(tmp_path / "model")
+    found = torch.export.load(result.path).module()(pixels)
+    for left, right in zip(found, expected_outputs(model, pixels), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_image_size_varies_where_the_backbone_lets_it(backbone):
     kwargs, dynamic = BACKBONES[backbone]

@@ -95,6 +95,12 @@ def test_images_of_any_mode_become_three_channels(mode):
     assert torch.equal(actual, processor(image.convert("RGB"), return_tensors="pt")["pixel_values"])
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("I", "32-bit integer"), ("F", "floating-point")])
+def test_pixels_whose_range_is_not_known_are_refused_as_in_training(mode, kind):
+    with pytest.raises(ValueError, match=f"{kind} pixels.*scale it to 8 or 16 bits"):
+        CSSFEImageProcessor()(Image.new(mode, (8, 8), 300), return_tensors="pt")
+
+
 def test_images_of_different_sizes_make_one_batch():
     processor = CSSFEImageProcessor(size={"height": 16, "width": 24})
     images = [picture(10, 20), picture(40, 8, 1), picture(16, 24, 2)]

@@ -11,7 +11,7 @@ from tiny_runs import TINY_COUNTS, tiny_overrides, write_parquet
 from modeling_cssfe import CSSFEForImageClassification, CSSFEImageProcessor
 from modeling_cssfe.evaluation.logits import align_labels
 from modeling_cssfe.training import SavingError, evaluate_model, load_recipe, load_trained_model, train
-from modeling_cssfe.training.loop import _smooth
+from modeling_cssfe.training.loop import smooth_labels
 from modeling_cssfe.training.preparation import load_run_splits
 
 
@@ -169,7 +169,7 @@ def test_the_loss_of_training_is_that_of_smoothed_labels(tiny_data, tmp_path, sm
 def test_unknown_labels_stay_unknown_when_labels_are_smoothed():
     labels = torch.tensor([[1.0, 0.0, -1.0, torch.nan]])
     torch.testing.assert_close(
-        _smooth(labels, 0.1), torch.tensor([[0.95, 0.05, -1.0, torch.nan]]), equal_nan=True, rtol=0, atol=1e-7
+        smooth_labels(labels, 0.1), torch.tensor([[0.95, 0.05, -1.0, torch.nan]]), equal_nan=True, rtol=0, atol=1e-7
     )
 
 

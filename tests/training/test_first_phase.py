@@ -208,7 +208,7 @@ def test_a_dry_run_tries_both_phases(tiny_data, tmp_path, capsys):
     [
         ({"epochz": 3}, r"in first_phase, unknown key 'epochz' in the recipe; did you mean 'epochs'\?"),
         ({"epochs": 0}, "in first_phase, the recipe has 1 problem.*epochs is 0: give a number >= 1"),
-        ({"epochs": "many"}, "in first_phase, cannot read the recipe"),
+        ({"epochs": "many"}, "in first_phase, epochs is 'many': give a whole number"),
         ({"cache_features": "here"}, "in first_phase, .*cache_features needs freeze_backbone"),
     ],
 )
