@@ -94,7 +94,7 @@ def _problems_of_classes(config: Any) -> list[str]:
     names = list(config.id2label.values())
     if any(not name.strip() for name in names):
         problems.append(f"label name of class {[name.strip() for name in names].index('')} is empty: name every class")
-    broken = [name for name in names if any(unicodedata.category(character) == "Cc" for character in name)]
+    broken = [name for name in names if any(unicodedata.category(character) in ("Cc", "Cs") for character in name)]
     if broken:
         problems.append(f"label name {broken[0]!r} has a line break or another control character: write it in one line")
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)

@@ -2,12 +2,13 @@
 """Command line: `cssfe VERB`.
 
 Each verb declares its arguments in `commands/` and calls the package. Exit code 0: done. 1: failed. 2: something
-about the arguments or the data is wrong; one line says what and how to mend it. 128 + n: signal n ended a
-run, which is saved.
+about the arguments or the data is wrong; one line says what and how to mend it. 128 + n: signal n ended it;
+a training run is saved.
 """
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -119,8 +120,9 @@ def _run(verb: str, options: argparse.Namespace) -> int:
         options.function(options)
         return 0
     except KeyboardInterrupt:
-        print(f"cssfe {verb}: interrupted", file=sys.stderr)
-        return 1
+        mend = "; go on by the same command with --resume" if verb == "predict" and options.output else ""
+        print(f"cssfe {verb}: interrupted{mend}", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output (head, less) has left; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -268,7 +268,7 @@ def _write_report(
         verdicts=verdicts,
         intervals_note=next((entry.describe() for entry in intervals.values()), None),
     )
-    print(written)
+    print(written, file=sys.stderr)  # not among the tables, which may be CSV
 
 
 __all__ = ["register"]

@@ -182,7 +182,7 @@ def require_every_class(statistics: ClassStatistics, split: str = "train") -> No
     listed = ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
     raise ValueError(
         f"{len(missing)} of {len(statistics.label_names)} classes have no image in the split {split!r}: {listed}; add "
-        "images of them or leave them out of the label names."
+        "images of them, or take these labels out of all splits."
     )
 
 

@@ -4,13 +4,12 @@
 import csv
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .score_table import name_some
+from ..common.names import name_some, require_distinct
 
 
 def read_class_counts(path: str | os.PathLike) -> dict[str, int]:
@@ -89,15 +88,4 @@ def require_file(path: Path) -> None:
         raise FileNotFoundError(f"there is no file {os.fspath(path)!r}.")
 
 
-def require_distinct(keys: Iterable[str], what: str, where: str) -> None:
-    """Check that no key occurs twice.
-
-    Raises:
-        ValueError: One does; the message calls it `what` and names the place, `where`.
-    """
-    repeated = [key for key, number in Counter(keys).items() if number > 1]
-    if repeated:
-        raise ValueError(f"{where}: the {what} {repeated[0]!r} occurs twice; keep one of the two.")
-
-
-__all__ = ["align_class_counts", "read_class_counts", "require_distinct", "require_file"]
+__all__ = ["align_class_counts", "read_class_counts", "require_file"]

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from ..common.names import name_some
 from ..metrics.inputs import check_choice
 from ..metrics.long_tail import MAP_FIGURES
 from .bootstrap import DEFAULT_RESAMPLES, block_sizes, check_resampling, percentile_interval, weight_blocks
-from .score_table import ScoreTable, name_some
+from .score_table import ScoreTable
 from .weighted import WeightedFigures
 
 

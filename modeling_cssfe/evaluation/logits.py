@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..common.names import name_some
+
 
 class StopWantedError(Exception):
     """Ends an evaluation that a signal has made pointless."""
@@ -91,17 +93,10 @@ def align_labels(labels: np.ndarray, names: Sequence[str], wanted: Sequence[str]
         missing = sorted(set(wanted) - set(names))
         unknown = sorted(set(names) - set(wanted))
         raise ValueError(
-            f"the data's classes are not the model's: it lacks {_some(missing)} and has {_some(unknown)} besides; "
-            "evaluate on data with the model's label names."
+            f"the data's classes are not the model's: it lacks {name_some(missing)} and has {name_some(unknown)} "
+            "besides; evaluate on data with the model's label names."
         )
     return labels[:, [list(names).index(name) for name in wanted]]
-
-
-def _some(names: Sequence[str]) -> str:
-    """A foreign model may have thousands of classes."""
-    if len(names) > 5:
-        return f"{len(names)} classes ({', '.join(map(repr, names[:5]))}, ...)"
-    return str(names) if names else "none"
 
 
 __all__ = ["StopWantedError", "align_labels", "compute_logits", "compute_scores"]

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..common.names import name_some, require_distinct
 from ..data.readers.records import IMAGE_SUFFIXES
-from .class_counts import require_distinct
-from .score_table import name_some
 
 
 IMAGE, ERROR, SCORE = "image", "error", "score:"

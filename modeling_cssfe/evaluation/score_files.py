@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..common.names import name_some, require_distinct
 from ..data import label_matrix, label_names_of
 from ..metrics.inputs import check_choice
-from .class_counts import align_class_counts, require_distinct, require_file
+from .class_counts import align_class_counts, require_file
 from .prediction_files import (
     Predictions,
     are_predictions,
@@ -38,7 +39,7 @@ from .prediction_files import (
     read_jsonl_predictions,
 )
 from .score_metadata import METADATA_KEY, score_metadata
-from .score_table import ScoreTable, name_some
+from .score_table import ScoreTable
 from .splits import JudgedSplit
 
 

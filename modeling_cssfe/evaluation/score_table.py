@@ -1,13 +1,13 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Scores of one model on one data set, with everything that judging them needs: `ScoreTable`."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ..common.names import require_distinct
 from ..configuration_cssfe import assign_groups
 from ..metrics import long_tail_map
 
@@ -54,10 +54,8 @@ class ScoreTable:
         if self.thresholds is not None and not all(0 <= threshold <= 1 for threshold in self.thresholds):
             wrong_one = next(threshold for threshold in self.thresholds if not 0 <= threshold <= 1)
             raise ValueError(f"{self.name}: the threshold {wrong_one} is no probability; give thresholds in [0, 1].")
-        for what, keys in (("image id", self.image_ids), ("label name", self.label_names)):
-            if len(set(keys)) < len(keys):
-                repeated = Counter(keys).most_common(1)[0][0]
-                raise ValueError(f"{self.name}: the {what} {repeated!r} occurs twice; keep one of the two.")
+        require_distinct(self.image_ids, "image id", self.name)
+        require_distinct(self.label_names, "label name", self.name)
         if images == 0:
             raise ValueError(f"{self.name}: there are no images; judge at least one.")
         wrong = ~((self.scores >= 0) & (self.scores <= 1))  # NaN too
@@ -108,10 +106,4 @@ class ScoreTable:
         )
 
 
-def name_some(values: Sequence[str]) -> str:
-    """The first five names, and how many more there are, for a message."""
-    listed = ", ".join(map(repr, values[:5]))
-    return (listed + (f" and {len(values) - 5} more" if len(values) > 5 else "")) or "none"
-
-
-__all__ = ["ScoreTable", "name_some"]
+__all__ = ["ScoreTable"]

@@ -9,6 +9,7 @@ import torch
 
 from ..common.environment import build_accelerator
 from ..common.model_loading import load_image_classifier
+from ..common.names import require_distinct
 from ..data import EvaluationTransform, build_data_loader, label_matrix, label_names_of
 from ..metrics.inputs import check_choice
 from .class_counts import align_class_counts
@@ -75,6 +76,7 @@ def score_model(
     names = [str(config.id2label[index]) for index in range(config.num_labels)]
     judged = load_split(data, split)
     # Before the images are scored, which may take hours.
+    require_distinct(judged.dataset["image_id"], "image id", f"split {judged.name!r}")
     labels = align_labels(label_matrix(judged.dataset), label_names_of(judged.dataset), names)
     counts = _choose_counts(names, os.fspath(path), class_counts, getattr(config, "class_counts", None), judged)
 

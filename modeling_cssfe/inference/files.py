@@ -52,12 +52,13 @@ def printable(path: str) -> str:
 
 
 def _images_below(folder: str) -> list[str]:
-    files = [
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, onerror=_raise)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-    ]
+    files: list[str] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        seen.add(os.path.realpath(place))
+        # A link to a folder that holds it would lead round in circles.
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
+        files += [os.path.join(place, name) for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     return sorted(files, key=_parts)
 
 

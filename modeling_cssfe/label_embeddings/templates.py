@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from ..common.names import name_some
+
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 OTHERS = "*"
@@ -120,16 +122,13 @@ def _check_keys(names: Sequence[str], own: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"; did you mean {near[0]!r}" if near else ""
             raise ValueError(
-                f"there is a template for {key!r}, which is no label{hint}? The labels are {_some(names)}."
+                f"there is a template for {key!r}, which is no label{hint}? The labels are {name_some(names)}."
             )
     lacking = [name for name in names if name not in own]
     if lacking and OTHERS not in own:
-        raise ValueError(f"there is no template for {_some(lacking)}; add one, or one for all others as {OTHERS!r}.")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more
+        raise ValueError(
+            f"there is no template for {name_some(lacking)}; add one, or one for all others as {OTHERS!r}."
+        )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

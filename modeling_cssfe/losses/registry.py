@@ -1,7 +1,6 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Every loss by name, and how to build one."""
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..common.names import suggest
 from .asl import AsymmetricLoss
 from .bce import BinaryCrossEntropyLoss
 from .cb_focal import ClassBalancedFocalLoss
@@ -158,7 +158,7 @@ def get_loss_entry(name: str) -> LossEntry:
     for entry in _ENTRIES:
         if entry.name == name:
             return entry
-    raise ValueError(f"unknown loss {name!r}; {_suggest(name, list_losses())}")
+    raise ValueError(f"unknown loss {name!r}; {suggest(name, list_losses())}")
 
 
 def build_loss(name: str, class_counts: Any = None, num_samples: float | None = None, **overrides: Any) -> nn.Module:
@@ -192,7 +192,7 @@ def build_loss(name: str, class_counts: Any = None, num_samples: float | None = 
     options = entry.defaults
     for option in overrides:
         if option not in options:
-            raise ValueError(f"loss {name!r} has no option {option!r}; {_suggest(option, list(options))}")
+            raise ValueError(f"loss {name!r} has no option {option!r}; {suggest(option, list(options))}")
     given = {"class_counts": class_counts, "num_samples": num_samples}
     for statistic in entry.needs:
         if given[statistic] is None:
@@ -202,12 +202,6 @@ def build_loss(name: str, class_counts: Any = None, num_samples: float | None = 
             }[statistic]
             raise ValueError(f"loss {name!r} needs {statistic}, {meaning}; pass build_loss({name!r}, {statistic}=...).")
     return entry.cls(**{statistic: given[statistic] for statistic in entry.needs}, **overrides)
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"choose one of {', '.join(known)}.{hint}"
 
 
 __all__ = ["LossEntry", "build_loss", "get_loss_entry", "list_losses"]

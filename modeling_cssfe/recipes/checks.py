@@ -81,6 +81,8 @@ def find_problems(recipe: Any) -> list[str]:
         problems.append(f"num_workers is {recipe.num_workers}: give a number >= 0 or null")
     if len(recipe.crop_scale) != 2 or not 0 < recipe.crop_scale[0] <= recipe.crop_scale[1] <= 1:
         problems.append(f"crop_scale is {list(recipe.crop_scale)}: give two fractions, smallest first")
+    if not 0 <= recipe.seed < 2**32:
+        problems.append(f"seed is {recipe.seed}: give a whole number from 0 to 4294967295")
     if not isinstance(recipe.backbone_weights, bool | str):
         problems.append(f"backbone_weights is {recipe.backbone_weights!r}: give true, false or a .safetensors file")
     if recipe.decoded_cache_short_side is not None and recipe.decoded_cache is None:

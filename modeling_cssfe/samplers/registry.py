@@ -1,11 +1,11 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
 """Every sampler by name, and how to build one."""
 
-import difflib
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from ..common.names import suggest
 from ._base import ResumableSampler
 from .class_aware import ClassAwareSampler
 from .inverse_frequency import InverseFrequencySampler
@@ -86,7 +86,7 @@ def get_sampler_entry(name: str) -> SamplerEntry:
     for entry in _ENTRIES:
         if entry.name == name:
             return entry
-    raise ValueError(f"unknown sampler {name!r}; {_suggest(name, list_samplers())}")
+    raise ValueError(f"unknown sampler {name!r}; {suggest(name, list_samplers())}")
 
 
 def build_sampler(name: str, labels: Any, seed: int = 0, **overrides: Any) -> ResumableSampler:
@@ -116,14 +116,8 @@ def build_sampler(name: str, labels: Any, seed: int = 0, **overrides: Any) -> Re
     entry = get_sampler_entry(name)
     for option in overrides:
         if option not in entry.defaults:
-            raise ValueError(f"sampler {name!r} has no option {option!r}; {_suggest(option, list(entry.defaults))}")
+            raise ValueError(f"sampler {name!r} has no option {option!r}; {suggest(option, list(entry.defaults))}")
     return entry.cls(labels, seed, **overrides)
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"choose one of {', '.join(known)}.{hint}"
 
 
 __all__ = ["SamplerEntry", "build_sampler", "get_sampler_entry", "list_samplers"]

@@ -172,5 +172,5 @@ def test_the_script_writes_parquet_that_load_images_reads(coco, build, tmp_path,
     for split, table in build().items():
         assert loaded[split].to_dict() == table.to_dict()
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| images without label | | 0 | 0 | 1 |" in card
+    assert "| images without label |  | 0 | 0 | 1 |" in card
     assert "CC BY 4.0" in card

@@ -26,6 +26,20 @@ def test_a_folder_stands_for_its_images_sorted_folder_by_folder(tree):
     assert names(find_images([tree / "z", str(tree / "b.png")]), tree) == ["z/1.webp", "z/deep/2.avif", "b.png"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_links_to_folders_are_followed_and_not_round_in_circles(tree, tmp_path_factory):
+    place = tmp_path_factory.mktemp("place")
+    (place / "ward").symlink_to(tree / "z", target_is_directory=True)
+    (tree / "z" / "up").symlink_to(tree, target_is_directory=True)
+    (tree / "z" / "self").symlink_to(tree / "z", target_is_directory=True)
+    found = names(find_images([place]), place)
+    assert [name for name in found if "up" not in name] == ["ward/1.webp", "ward/deep/2.avif"]
+    # Through the link upwards come the other images of the tree, and nothing twice.
+    assert sorted(os.path.realpath(place / name) for name in found) == sorted(
+        str(tree / name) for name in ("b.png", "a.JPG", "z/1.webp", "z/deep/2.avif", "z-1/0.tif", "with [brackets].png")
+    )
+
+
 def test_a_file_is_taken_whatever_its_ending_and_as_often_as_it_is_named(tree):
     assert names(find_images([tree / "notes.txt", tree / "notes.txt"]), tree) == ["notes.txt", "notes.txt"]
     assert names(find_images([tree / "with [brackets].png"]), tree) == ["with [brackets].png"]

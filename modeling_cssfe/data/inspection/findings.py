@@ -75,7 +75,7 @@ def _training(inspection: Inspection) -> Iterator[Finding]:
         "error",
         [name for name, count in zip(names, entry.class_counts, strict=True) if count == 0],
         f"classes without an image in {split!r}",
-        "add images of them, or leave them out of the label names",
+        "add images of them, or take these labels out of all splits",
     )
     yield from _listed(
         "tiny_class",

@@ -145,7 +145,7 @@ def _json_rows(text: str, table: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{table}, line {number} is no JSON ({error}); write one JSON object a line.") from None
         if not isinstance(row, dict):
             raise ValueError(f"{table}, line {number} is no JSON object; write one JSON object a line.")
@@ -155,7 +155,7 @@ def _json_rows(text: str, table: Path) -> list[dict[str, Any]]:
 
 def _csv_rows(text: str, table: Path) -> list[dict[str, Any]]:
     try:
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
         raise ValueError(f"{table} cannot be read as CSV ({error}); separate cells by commas and quote text.") from None
     lines = [line for line in lines if any(cell.strip() for cell in line)]

@@ -8,6 +8,7 @@ Every reader of a file format yields names; ids are given once, here, in one ord
 import ast
 import difflib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -53,7 +54,7 @@ def check_label_names(names: Iterable[Any], where: str) -> list[str]:
     """Return the names as a list of text.
 
     Raises:
-        ValueError: There is none, one is empty, or two are the same.
+        ValueError: There is none, one is empty or holds control characters, or two are the same.
     """
     listed = [str(name) for name in names]
     if not listed:
@@ -61,6 +62,9 @@ def check_label_names(names: Iterable[Any], where: str) -> list[str]:
     for index, name in enumerate(listed):
         if not name.strip():
             raise ValueError(f"{where}: the name of label {index} is empty; give every class a name.")
+        # Controls (a quote that is not closed puts a line break into a name) and halves of characters.
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise ValueError(f"{where}: the label name {name!r} holds a character that no text has; correct the name.")
     seen: set[str] = set()
     for name in listed:
         if name in seen:
@@ -112,7 +116,7 @@ def sorted_names(rows: Iterable[RowLabels], where: str) -> list[str]:
         raise ValueError(f"{where}: label {numbers[0]!r} is a number without a name; pass label_names=[...].")
     if not names:
         raise ValueError(f"{where}: no image has a label; check the labels, or pass label_names=[...].")
-    return sorted(names)
+    return check_label_names(sorted(names), where)
 
 
 def are_multi_hot(rows: Iterable[RowLabels], num_names: int) -> bool:
