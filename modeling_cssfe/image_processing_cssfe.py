@@ -3,7 +3,7 @@
 
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
 
 
 def _to_rgb(image):
@@ -49,7 +49,9 @@ class CSSFEImageProcessor(TorchvisionBackend):
             do_convert_rgb=config.num_channels == 3,
         )
 
-    def process_image(self, image, do_convert_rgb: bool | None = None, *args, **kwargs) -> torch.Tensor:
+    def process_image(
+        self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs
+    ) -> torch.Tensor:
         """Bring one image to `(channels, height, width)`, Pillow's by the rules by which training decodes files.
 
         Of 16 bits the upper 8 are taken, where Pillow would cut off at 255, and transparent images lie on white.
@@ -57,9 +59,10 @@ class CSSFEImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: A Pillow image has 32-bit integer or floating-point pixels.
         """
-        if do_convert_rgb and hasattr(image, "has_transparency_data"):  # Pillow's
-            image = _to_rgb(image)
-        return super().process_image(image, do_convert_rgb, *args, **kwargs)
+        if hasattr(image, "has_transparency_data"):  # Pillow's, whose tensors begin with the channels, however many
+            image = _to_rgb(image) if do_convert_rgb else image
+            input_data_format = ChannelDimension.FIRST
+        return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
 
     def post_process_multi_label_classification(
         self, outputs, thresholds=None, label_names: list[str] | None = None, calibration=None

@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import maybe_autocast
 
 from .configuration_cssfe import GROUPS, CSSFEConfig
 
@@ -371,58 +370,8 @@ class CSSFEClassifier(nn.Module):
         return (class_tokens * self.weight).sum(dim=-1) + self.bias
 
 
-class CSSFEDiscriminant(nn.Module):
-    """A logit for each class in closed form, from linear classifiers that are set and not trained. Not in the paper.
-
-    What they look at are descriptors of the image: the mean features, and, with `num_pretrained_labels`, what the
-    classifier that the backbone was pretrained with says of the whole image and of its windows. Until they are set,
-    logits are 0.
-    """
-
-    def __init__(self, config: CSSFEConfig, feature_size: int):
-        super().__init__()
-        num_pretrained = config.num_pretrained_labels
-        self.weight = nn.Buffer(torch.zeros(config.num_labels, feature_size + 2 * num_pretrained))
-        self.bias = nn.Buffer(torch.zeros(config.num_labels))
-        self.pretrained_weight = nn.Buffer(torch.zeros(num_pretrained, feature_size)) if num_pretrained else None
-        self.pretrained_bias = nn.Buffer(torch.zeros(num_pretrained)) if num_pretrained else None
-
-    def descriptors(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """Describe `(B, D, H, W)` features.
-
-        Returns:
-            In fp32 or wider, as rounding makes ties: the mean features `(B, D)` and, with a pretrained classifier of K
-            labels, the square roots of their probabilities for the whole image `(B, K)`, and those for the window in
-            which each label is likeliest `(B, K)`. Of square roots, as in Hellinger's distance, unlikely labels tell
-            something too.
-        """
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
-        means = features.mean(dim=(2, 3))
-        if self.pretrained_weight is None:
-            return [means]
-        # Three by three positions around every other one, fewer at the edge, cover a map of any size.
-        windows = F.avg_pool2d(features, 3, stride=2, padding=1, count_include_pad=False)
-        # (B, D, h, w) -> (B, h * w, D)
-        windows = windows.flatten(2).transpose(1, 2)
-        return [means, self._root_probabilities(means), self._root_probabilities(windows).amax(dim=1)]
-
-    def _root_probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """Square roots of the probabilities of the pretrained labels, `(..., D)` -> `(..., K)`."""
-        weight, bias = self.pretrained_weight.to(features.dtype), self.pretrained_bias.to(features.dtype)
-        with maybe_autocast(features.device.type, enabled=False):
-            probabilities = F.linear(features, weight, bias).softmax(dim=-1)
-        return probabilities.clamp(min=torch.finfo(features.dtype).tiny).sqrt()  # the slope at 0 is infinite
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Classify `(B, D, H, W)` features into `(B, C)` logits, in the precision of the descriptors."""
-        descriptors = torch.cat(self.descriptors(features), dim=1)
-        with maybe_autocast(features.device.type, enabled=False):
-            return F.linear(descriptors, self.weight.to(descriptors.dtype), self.bias.to(descriptors.dtype))
-
-
 __all__ = [
     "CSSFEClassifier",
-    "CSSFEDiscriminant",
     "CSSFEFusion",
     "CSSFEFusionAttention",
     "CSSFEFusionBlock",

@@ -24,10 +24,10 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .backbone_cssfe import CSSFEBackbone, find_pretrained_file, load_backbone_weights
 from .configuration_cssfe import CSSFEConfig
+from .discriminant_cssfe import CSSFEDiscriminant, linear_rows
 from .image_processing_cssfe import CSSFEImageProcessor
 from .layers_cssfe import (
     CSSFEClassifier,
-    CSSFEDiscriminant,
     CSSFEFusion,
     CSSFEFusionAttention,
     CSSFEFusionBlock,
@@ -451,7 +451,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             ValueError: Another shape, or values that are not finite.
         """
         layer = self.cssfe.class_activation
-        weight, bias = _as_rows(weight, bias, (self.num_labels, layer.in_channels))
+        weight, bias = linear_rows(weight, bias, (self.num_labels, layer.in_channels))
         with torch.no_grad():
             layer.weight.copy_(weight[:, :, None, None])
             layer.bias.copy_(bias)
@@ -468,14 +468,9 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         Raises:
             ValueError: Another shape, values that are not finite, no row, or a model without a discriminant.
         """
-        old = self._require_discriminant()
-        width = self.cssfe.class_activation.in_channels
-        weight, bias = _as_rows(weight, bias, (None, width))
-        self.config.num_pretrained_labels = len(weight)
-        self.discriminant = CSSFEDiscriminant(self.config, width).to(old.weight.device, old.weight.dtype)
-        with torch.no_grad():
-            self.discriminant.pretrained_weight.copy_(weight)
-            self.discriminant.pretrained_bias.copy_(bias)
+        discriminant = self._require_discriminant()
+        discriminant.set_pretrained_classifier(weight, bias)
+        self.config.num_pretrained_labels = len(discriminant.pretrained_weight)
 
     def set_discriminant(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """Set the discriminant that has the share `discriminant_share` in the logits, in place.
@@ -488,11 +483,7 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         Raises:
             ValueError: Another shape, values that are not finite, or a model without one.
         """
-        discriminant = self._require_discriminant()
-        weight, bias = _as_rows(weight, bias, tuple(discriminant.weight.shape))
-        with torch.no_grad():
-            discriminant.weight.copy_(weight)
-            discriminant.bias.copy_(bias)
+        self._require_discriminant().set_classifier(weight, bias)
 
     def _require_discriminant(self) -> CSSFEDiscriminant:
         if self.discriminant is None:
@@ -565,18 +556,6 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def _as_rows(weight, bias, expected: tuple[int | None, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check the weight and the bias of a linear layer; any number of rows >= 1 will do where `None` is expected."""
-    weight, bias = as_numbers("weight", weight), as_numbers("bias", bias)
-    rows = expected[0] or max(1, weight.shape[0] if weight.ndim else 1)
-    if tuple(weight.shape) != (rows, expected[1]) or tuple(bias.shape) != (rows,):
-        raise ValueError(
-            f"weight and bias have the shapes {tuple(weight.shape)} and {tuple(bias.shape)}, expected "
-            f"{(rows, expected[1])} and {(rows,)}: a row for each class."
-        )
-    return weight, bias
 
 
 __all__ = [

@@ -69,11 +69,6 @@ def _bar(entry: dict[str, Any], chosen: bool) -> str:
     )
 
 
-def draw_photo(image: Image.Image, name: str) -> str:
-    """The photograph alone."""
-    return f'<div class="maps">{_figure(image, escape(name), "photograph")}</div>'
-
-
 def draw_maps(image: Image.Image, maps: LabelMaps, name: str) -> str:
     """The photograph, and the maps of a label over it before and after enhancement.
 
@@ -170,7 +165,6 @@ __all__ = [
     "draw_bars",
     "draw_legend",
     "draw_maps",
-    "draw_photo",
     "draw_table",
     "lay_over",
     "shrink",

@@ -4,7 +4,18 @@ from loopback import TOKEN, USER
 
 
 NAME = f"{USER}/model"
-CODE = ["backbone", "checks", "configuration", "image_processing", "layers", "loss", "modeling", "parts", "presets"]
+CODE = [
+    "backbone",
+    "checks",
+    "configuration",
+    "discriminant",
+    "image_processing",
+    "layers",
+    "loss",
+    "modeling",
+    "parts",
+    "presets",
+]
 SENT = {
     ".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json",
     *(f"{name}_cssfe.py" for name in CODE),

@@ -203,6 +203,7 @@ def test_the_hub_files_are_those_that_travel():
         "backbone_cssfe.py",
         "checks_cssfe.py",
         "configuration_cssfe.py",
+        "discriminant_cssfe.py",
         "image_processing_cssfe.py",
         "layers_cssfe.py",
         "loss_cssfe.py",
