@@ -2,9 +2,9 @@ import ast
 import graphlib
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
-import pytest
 import yaml
 
 import modeling_cssfe
@@ -63,12 +63,26 @@ def test_public_names_exist():
         assert getattr(modeling_cssfe, name) is not None
 
 
-@pytest.mark.skipif(tomllib is None, reason="tomllib came with Python 3.11")
-def test_the_wheel_holds_the_package_and_nothing_else():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["name"] == "cssfe"
-    assert project["project"]["scripts"] == {"cssfe": "modeling_cssfe.cli:main"}
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["modeling_cssfe"]
+def test_the_wheel_holds_the_package_the_recipes_and_nothing_else(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.iterdir()
+    assert wheel.name == f"cssfe-{modeling_cssfe.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+        entry_points = next(name for name in names if name.endswith("entry_points.txt"))
+        assert "cssfe = modeling_cssfe.cli:main" in opened.read(entry_points).decode()
+    assert {name.split("/")[0] for name in names} == {
+        "modeling_cssfe",
+        f"cssfe-{modeling_cssfe.__version__}.dist-info",
+    }
+    package = [file for file in (ROOT / "modeling_cssfe").rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    wanted = {file.relative_to(ROOT).as_posix() for file in package}
+    recipes = {f"modeling_cssfe/recipes/files/{file.name}" for file in (ROOT / "train" / "recipes").glob("*.yaml")}
+    assert len(recipes) > 20
+    wanted |= recipes | {"modeling_cssfe/hub/template.md"}
+    assert {name for name in names if name.startswith("modeling_cssfe/")} == wanted
 
 
 def test_constraints_pin_by_name_and_number_only():
