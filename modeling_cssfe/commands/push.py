@@ -40,7 +40,7 @@ def _push(options: argparse.Namespace) -> None:
     if options.output:
         if options.dataset:
             raise ValueError("--output shows a model; push --dataset without it.")
-        folder = RunFolder(options.output)
+        folder = RunFolder(options.output, option="--output")
         with tempfile.TemporaryDirectory(prefix="cssfe-push-") as temporary:
             left_out = prepare_push(options.model, temporary, options.repo, **targets)
             folder.save_files(lambda empty: shutil.copytree(temporary, empty, dirs_exist_ok=True))

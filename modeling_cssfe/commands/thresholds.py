@@ -49,7 +49,7 @@ def _thresholds(options: argparse.Namespace) -> None:
     if options.seed < 0:
         raise ValueError(f"seed is {options.seed}; give a whole number >= 0.")
     if options.output_dir:
-        RunFolder(options.output_dir)
+        RunFolder(options.output_dir, option="--output_dir")
     folder = _model_folder(options.model, options.output_dir)
     config = CSSFEConfig.from_pretrained(folder)
     data, split = _choose_split(options.data, options.split, options.force)

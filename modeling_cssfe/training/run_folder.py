@@ -27,19 +27,21 @@ class RunFolder:
     Args:
         path: Folder that does not exist yet or is empty.
         resume: Whether it may also be the folder of a run that has not ended well.
+        option: What the path was given as, for messages; `"output_dir"` is that of training, which can be resumed.
 
     Raises:
         ValueError: The path is a file, or the folder holds something that it may not.
     """
 
-    def __init__(self, path: str | os.PathLike, resume: bool = False):
+    def __init__(self, path: str | os.PathLike, resume: bool = False, option: str = "output_dir"):
         self.path = Path(path)
         self._resume = resume
+        self._option = option
         self._refuse_what_is_foreign()
 
     def _refuse_what_is_foreign(self) -> None:
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"output_dir {os.fspath(self.path)!r} is a file; choose another folder.")
+            raise ValueError(f"{self._option} {os.fspath(self.path)!r} is a file; choose another folder.")
         names = {entry.name for entry in self.path.iterdir()} - {_LOCK} if self.path.is_dir() else set()
         is_run = bool(names & {"log.jsonl", "checkpoints", FIRST_PHASE})
         # What a run that was killed was writing tells nothing about whose folder this is.
@@ -47,9 +49,9 @@ class RunFolder:
             return
         if names:
             what = "another run" if is_run else "other files"
-            mend = ", or go on with it by --resume auto" if is_run else ""
+            mend = ", or go on with it by --resume auto" if is_run and self._option == "output_dir" else ""
             raise ValueError(
-                f"output_dir {os.fspath(self.path)!r} holds {what}; choose another folder or empty it first{mend}."
+                f"{self._option} {os.fspath(self.path)!r} holds {what}; choose another folder or empty it first{mend}."
             )
 
     @contextlib.contextmanager
