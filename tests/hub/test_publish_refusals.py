@@ -58,7 +58,7 @@ def test_an_interruption_by_the_user_leaves_the_remote_as_it_was(hub, unchecked,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HfApi, "preupload_lfs_files", interrupt)
-    assert main(["push", str(tiny_run), NAME]) == 1
+    assert main(["push", str(tiny_run), NAME]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert hub.state() == {}
 
