@@ -73,7 +73,7 @@ def test_a_failure_is_exit_code_1_and_names_the_checks(tiny_data, tiny_run, tmp_
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if "error:" in line]
     assert [line.split("error: ")[1] for line in lines] == ["2 of 11 checks failed: folder, model."]
-    assert "Did you mean 'asl'?" in " ".join(captured.out.replace("│", " ").split())
+    assert "did you mean 'asl'" in " ".join(captured.out.replace("│", " ").split())
     assert captured.out.count("not reached") == 5
     assert sorted(tiny_run.rglob("*")) == before
 

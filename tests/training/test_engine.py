@@ -284,7 +284,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tiny_data, tmp_
 def test_labels_are_aligned_by_name_or_refused():
     labels = np.array([[1, 0, -1]])
     assert align_labels(labels, ["a", "b", "c"], ["c", "a", "b"]).tolist() == [[-1, 1, 0]]
-    with pytest.raises(ValueError, match=r"lacks \['c'\] and has \['d'\]"):
+    with pytest.raises(ValueError, match=r"lacks 'c' and has 'd'"):
         align_labels(labels, ["a", "b", "d"], ["a", "b", "c"])
 
 

@@ -117,7 +117,7 @@ def test_a_failed_run_does_not_keep_the_others_and_is_tried_again(recipes, tmp_p
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if "error:" in line]
     assert errors == ["cssfe train: error: 1 of 3 runs failed, as said above; the same command tries them again."]
-    assert "cssfe train: bad, seed 3 failed: unknown loss 'no_such_loss'" in shown.err
+    assert "cssfe train: bad, seed 3 failed: CSSFEConfig has 1 problem(s): unknown loss 'no_such_loss'" in shown.err
     assert "Traceback" not in shown.err
     assert "whole (1 seed)" in shown.out
     assert "whole, published on Squares" in shown.out
