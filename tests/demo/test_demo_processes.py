@@ -58,7 +58,9 @@ def wanted(tiny_run, scene):
 def ask(port, scene):
     from gradio_client import Client, handle_file
 
-    client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False)
+    # By default httpx waits five seconds, in which a busy machine may not have made its first page.
+    patient = {"timeout": 120}
+    client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=False, httpx_kwargs=patient)
     return client, client.predict(handle_file(str(scene)), api_name="/classify")
 
 
@@ -77,7 +79,7 @@ def test_the_command_shows_a_model_and_leaves_nothing_when_it_is_ended(tiny_run,
             wait_for(port)
             seen["answer"] = ask(port, scene)[1]
             upload = {"files": ("left.png", scene.read_bytes())}
-            seen["left"] = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files=upload).json()
+            seen["left"] = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files=upload, timeout=120).json()
             seen["files"] = files_below(tmp_path / "gradio")
         finally:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -62,7 +62,7 @@ def test_a_program_gets_the_labels_through_gradio_client(page, temporary, scenes
     from gradio_client import Client, handle_file
 
     scenes[1].save(tmp_path / "scene.png")
-    client = Client(page.address, verbose=False, download_files=False)
+    client = Client(page.address, verbose=False, download_files=False, httpx_kwargs={"timeout": 120})
     assert_same(client.predict(handle_file(str(tmp_path / "scene.png")), api_name="/classify"), wanted[1])
     assert files_below(temporary) == []
 
