@@ -494,7 +494,12 @@ class CSSFEForImageClassification(CSSFEPreTrainedModel):
         """Use a loss module `(logits, labels) -> scalar` in place of the one that the configuration names.
 
         `model.loss_function = loss` does the same. A loss's own weights, if it has any, are not saved with the model.
+
+        Raises:
+            TypeError: The loss is no module.
         """
+        if not isinstance(loss, nn.Module):
+            raise TypeError(f"the loss is {loss!r}; give a torch.nn.Module whose forward takes logits and labels.")
         self.criterion = loss
         self._criterion_settings = None
         self._keys_to_ignore_on_save |= {f"criterion.{key}" for key in loss.state_dict()}

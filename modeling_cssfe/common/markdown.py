@@ -1,5 +1,5 @@
 # Copyright 2026 The CSSFE package authors. Licensed under the Apache License, Version 2.0.
-"""Markdown of model cards: text without markup of its own, tables, numbers."""
+"""Markdown of cards: text without markup of its own, tables, numbers."""
 
 import re
 from collections.abc import Sequence

@@ -7,10 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-
-def percent(value: float | None) -> str:
-    """A fraction as the papers print it (times 100, one digit), or a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.1f}"
+from .markdown import percent
 
 
 def text_table(title: str | None, *columns: str, numbers_from: int | None = None) -> "TextTable":

@@ -239,6 +239,8 @@ def test_a_loss_of_the_callers_own_takes_the_place_of_the_configured_one():
     model.loss_function = torch.nn.BCEWithLogitsLoss()  # as for any model of transformers
     expected = torch.nn.functional.binary_cross_entropy_with_logits(out.logits, labels.float())
     assert model(images_for(model, 3), labels=labels.float()).loss == expected
+    with pytest.raises(TypeError, match=r"the loss is <function .*; give a torch\.nn\.Module"):
+        model.loss_function = torch.nn.functional.binary_cross_entropy_with_logits
 
 
 def test_weights_of_a_loss_are_not_saved_with_the_model(tmp_path):
