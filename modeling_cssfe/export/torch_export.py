@@ -250,9 +250,9 @@ def export_torch(
     traced, preprocessing, target = load_for_export(path, image_size, output, "torch_export/model.pt2")
     try:
         content = _serialize(traced)
-    except Exception as error:
+    except ExportError:
         if not traced.dynamic_image_size:
-            raise ExportError(f"torch cannot save the graph: {first_line(error)}") from error
+            raise
         # Some sums over an unknown size can be traced and not written down, such as those of dilated strides.
         traced = trace_model(traced.module.model, traced.image_size, any_image_size=False)
         content = _serialize(traced)
@@ -266,8 +266,11 @@ def export_torch(
 
 def _serialize(traced: TracedModel) -> bytes:
     stream = io.BytesIO()
-    with quiet():
-        torch.export.save(traced.program, stream)
+    try:
+        with quiet():
+            torch.export.save(traced.program, stream)
+    except Exception as error:  # of any of torch's kinds
+        raise ExportError(f"torch cannot save the graph: {first_line(error)}") from error
     return stream.getvalue()
 
 
